@@ -1,0 +1,3 @@
+//! Chores of the workspace: checks, demo, tests and benchmarks, run as `cargo xtask NAME`.
+
+fn main() {}
