@@ -1,0 +1,1 @@
+//! One VM from one TOML file.
