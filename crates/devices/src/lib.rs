@@ -1,4 +1,7 @@
 //! The devices of a PC, each behind narrow handles, none aware of a hypervisor.
+//!
+//! Reading order: [`bus`] (how an access finds a device and its registers) → [`lifecycle`] (what every
+//! device does at start, pause, reset and save).
 
 pub mod bus;
 

@@ -1,4 +1,13 @@
 //! How an access reaches a device: one trait for ports and memory-mapped registers.
+//!
+//! * [`space`]: [`AddressSpace`], which window answers at an address; fixed windows and movable BARs.
+//! * [`register`]: [`RegisterMap`], a device's registers as a table that splits and widens accesses.
+
+pub mod register;
+pub mod space;
+
+pub use register::{Access, RegisterFile, RegisterMap, Row, Width, row};
+pub use space::{AddressSpace, SpaceError, SpaceView, Window};
 
 /// A device's window on a port or MMIO space.
 ///
