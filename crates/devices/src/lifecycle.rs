@@ -36,6 +36,40 @@ pub struct Snapshot {
     pub data: serde_json::Value,
 }
 
+impl Snapshot {
+    /// The state of a device of `kind`, in version `version` of its layout.
+    ///
+    /// A state that JSON cannot hold (a map with keys that are no strings) is saved as null, which
+    /// [`Snapshot::open`] refuses; devices save plain structures.
+    pub fn of(kind: &str, version: u32, state: &impl serde::Serialize) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            version,
+            data: serde_json::to_value(state).unwrap_or_default(),
+        }
+    }
+
+    /// The state inside, if it is of `kind` and `version` and parses. `device` names the asker.
+    pub fn open<T: serde::de::DeserializeOwned>(
+        &self,
+        device: &str,
+        kind: &str,
+        version: u32,
+    ) -> Result<T, RestoreError> {
+        if self.kind != kind || self.version != version {
+            return Err(RestoreError::Kind {
+                device: device.to_owned(),
+                expected: format!("{kind} {version}"),
+                found: format!("{} {}", self.kind, self.version),
+            });
+        }
+        T::deserialize(&self.data).map_err(|error| RestoreError::Damaged {
+            device: device.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
+
 /// A part of the machine that lives and dies with it.
 ///
 /// Order: `start` once; then `pause` and `resume` in turn; `reset` and `halt` only while paused (or

@@ -84,6 +84,8 @@ struct Placed {
     fixed: bool,
     /// First and last address, if it is mapped.
     range: Option<(u64, u64)>,
+    /// Offsets count from the start of the space instead of the window's own.
+    absolute: bool,
     device: Arc<dyn BusDevice>,
 }
 
@@ -97,8 +99,8 @@ struct Table {
 struct Piece {
     start: u64,
     last: u64,
-    /// Where the piece's window begins; less than `start` if its head is hidden.
-    window_start: u64,
+    /// Where the piece's offsets count from; less than `start` if the window's head is hidden.
+    origin: u64,
     device: Arc<dyn BusDevice>,
 }
 
@@ -137,10 +139,11 @@ impl Table {
             if !covered {
                 found.push((start, last));
             }
+            let origin = if window.absolute { 0 } else { window_start };
             pieces.extend(found.into_iter().map(|(start, last)| Piece {
                 start,
                 last,
-                window_start,
+                origin,
                 device: window.device.clone(),
             }));
             pieces.sort_by_key(|piece| piece.start);
@@ -192,31 +195,59 @@ impl AddressSpace {
         length: u64,
         device: Arc<dyn BusDevice>,
     ) -> Result<(), SpaceError> {
-        let range @ (start, last) = self.0.range(name, start, length)?;
+        self.place(name, &[(start, length)], false, device)
+    }
+
+    /// Gives several ranges (start, length in bytes) to one device, which sees the addresses
+    /// themselves as offsets: a chip with ports here and there.
+    ///
+    /// Errors as for [`AddressSpace::claim`]; nothing is claimed then.
+    pub fn claim_all(
+        &self,
+        name: &str,
+        ranges: &[(u64, u64)],
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), SpaceError> {
+        self.place(name, ranges, true, device)
+    }
+
+    fn place(
+        &self,
+        name: &str,
+        ranges: &[(u64, u64)],
+        absolute: bool,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), SpaceError> {
         let mut windows = self.0.windows();
-        for other in windows.list.iter().filter(|other| other.fixed) {
-            if let Some((other_start, other_last)) = other.range {
-                if start <= other_last && other_start <= last {
-                    return Err(SpaceError::Overlap {
-                        space: self.0.name,
-                        name: name.to_owned(),
-                        start,
-                        last,
-                        other: other.name.clone(),
-                        other_start,
-                        other_last,
-                    });
+        for &(start, length) in ranges {
+            let (start, last) = self.0.range(name, start, length)?;
+            for other in windows.list.iter().filter(|other| other.fixed) {
+                if let Some((other_start, other_last)) = other.range {
+                    if start <= other_last && other_start <= last {
+                        return Err(SpaceError::Overlap {
+                            space: self.0.name,
+                            name: name.to_owned(),
+                            start,
+                            last,
+                            other: other.name.clone(),
+                            other_start,
+                            other_last,
+                        });
+                    }
                 }
             }
         }
-        windows.add(name, true, Some(range), device);
+        for &(start, length) in ranges {
+            let range = self.0.range(name, start, length)?;
+            windows.add(name, Some(range), absolute, device.clone());
+        }
         self.0.publish(&windows);
         Ok(())
     }
 
     /// A window for `device` that is nowhere yet and goes where [`Window::map`] says: a BAR.
     pub fn window(&self, name: &str, device: Arc<dyn BusDevice>) -> Window {
-        let id = self.0.windows().add(name, false, None, device);
+        let id = self.0.windows().add(name, None, false, device);
         Window {
             space: Arc::downgrade(&self.0),
             id,
@@ -326,7 +357,7 @@ impl Inner {
         // The common case: one window has all of it.
         if let Ok(piece) = table.find(address) {
             if whole(data.len()) && data.len() as u64 - 1 <= piece.last - address {
-                piece.device.read(address - piece.window_start, data);
+                piece.device.read(address - piece.origin, data);
                 return true;
             }
         }
@@ -339,7 +370,7 @@ impl Inner {
                 Ok(piece) => {
                     let count = part(rest, piece.last - at);
                     let into = &mut data[done..done + count];
-                    piece.device.read(at - piece.window_start, into);
+                    piece.device.read(at - piece.origin, into);
                     done += count;
                 }
                 Err(gap) => {
@@ -360,7 +391,7 @@ impl Inner {
     fn write(&self, table: &Table, address: u64, data: &[u8]) -> bool {
         if let Ok(piece) = table.find(address) {
             if whole(data.len()) && data.len() as u64 - 1 <= piece.last - address {
-                piece.device.write(address - piece.window_start, data);
+                piece.device.write(address - piece.origin, data);
                 return true;
             }
         }
@@ -373,7 +404,7 @@ impl Inner {
                 Ok(piece) => {
                     let count = part(rest, piece.last - at);
                     let from = &data[done..done + count];
-                    piece.device.write(at - piece.window_start, from);
+                    piece.device.write(at - piece.origin, from);
                     done += count;
                 }
                 Err(gap) => {
@@ -408,8 +439,8 @@ impl Windows {
     fn add(
         &mut self,
         name: &str,
-        fixed: bool,
         range: Option<(u64, u64)>,
+        absolute: bool,
         device: Arc<dyn BusDevice>,
     ) -> u64 {
         let id = self.next_id;
@@ -417,8 +448,10 @@ impl Windows {
         self.list.push(Placed {
             id,
             name: name.to_owned(),
-            fixed,
+            // Only movable windows begin nowhere.
+            fixed: range.is_some(),
             range,
+            absolute,
             device,
         });
         id
@@ -715,6 +748,20 @@ mod tests {
         assert_eq!(read::<1>(&space, 0xfff), [2]);
         assert_eq!(read::<1>(&space, 0x1000), [1]);
         assert_eq!(read::<1>(&space, u64::MAX), [3]);
+    }
+
+    #[test]
+    fn a_device_with_several_ranges_sees_the_addresses() {
+        let space = AddressSpace::ports();
+        let chip = tag(1);
+        let ranges = [(0x20, 2), (0xa0, 2), (0x4d0, 2)];
+        space.claim_all("chip", &ranges, chip.clone()).unwrap();
+        space.write(0xa1, &[0]);
+        space.write(0x4d0, &[0, 0]);
+        assert_eq!(*chip.seen.lock().unwrap(), [(0xa1, 1), (0x4d0, 2)]);
+        let error = space.claim_all("other", &[(0x30, 1), (0xa0, 1)], tag(2));
+        assert!(error.is_err());
+        assert!(!space.is_claimed(0x30));
     }
 
     /// Moves its own window from inside an access, as a BAR behind port 0xcfc does.
