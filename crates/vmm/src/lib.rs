@@ -1,1 +1,3 @@
-//! The virtual machine monitor.
+//! The machine: hypervisor backends, memory, devices joined, vCPU threads, life cycle.
+
+pub mod machine;

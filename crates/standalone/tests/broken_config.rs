@@ -1,0 +1,167 @@
+//! Broken configuration files and what is said about each: `tests/broken/NAME.toml` and `NAME.txt`.
+//!
+//! `FIXTURES` in a file stands for a directory made here. `UPDATE_GOLDEN=1` rewrites the texts.
+
+use std::path::{Path, PathBuf};
+
+use standalone::config;
+
+/// A directory of files for configurations to name; removed when dropped.
+struct Fixtures(PathBuf);
+
+impl Fixtures {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("trivet-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let fixtures = Self(path);
+        fixtures.file("kernel", 4096);
+        fixtures.file("disk.img", 1 << 20);
+        fixtures.file("rom.fd", 8192);
+        fixtures.file("odd.fd", 5000);
+        fixtures.file("big.fd", (16 << 20) + 4096);
+        fixtures.file("empty", 0);
+        fixtures.file("small.img", 100);
+        fixtures.file("large", 512 * 512 + 1);
+        fixtures
+    }
+
+    fn file(&self, name: &str, length: u64) {
+        let file = std::fs::File::create(self.0.join(name)).unwrap();
+        file.set_len(length).unwrap();
+    }
+
+    fn fill_in(&self, text: &str) -> String {
+        let name = self.0.file_name().unwrap().to_str().unwrap();
+        text.replace("FIXTURES_NAME", name)
+            .replace("FIXTURES", self.0.to_str().unwrap())
+    }
+}
+
+impl Drop for Fixtures {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+#[test]
+fn each_broken_file_is_refused_with_place_table_and_key() {
+    let fixtures = Fixtures::new("broken");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "toml"))
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 30, "{} files", paths.len());
+    let mut wrong = Vec::new();
+    for path in &paths {
+        let text = fixtures.fill_in(&std::fs::read_to_string(path).unwrap());
+        let said = match config::parse("vm.toml".into(), &text) {
+            Ok(_) => "accepted\n".to_owned(),
+            Err(errors) => errors.iter().map(|error| format!("{error}\n")).collect(),
+        };
+        let said = said.replace(fixtures.0.to_str().unwrap(), "FIXTURES");
+        let golden = path.with_extension("txt");
+        if update {
+            std::fs::write(&golden, &said).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        if said != expected || said == "accepted\n" {
+            wrong.push(format!("{}:\n{said}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A file as a user of propolis-standalone has it, with every table that both programs know.
+const FULL: &str = r##"
+[main]
+name = "testvm"
+cpus = 4
+bootrom = "FIXTURES/rom.fd"
+bootrom_version = "v1"
+memory = 4096
+use_reservoir = false
+cpuid_profile = "mine"
+cpu_binding = "any"
+exit_on_halt = 3
+exit_on_reboot = 4
+boot_order = ["disk0"]
+acpi_variant = "V0"
+
+[block_dev.root]
+type = "file"
+path = "FIXTURES/disk.img"
+workers = 4
+
+[block_dev.scratch]
+type = "mem-async"
+size = 1048576
+block_size = 4096
+
+[block_dev.seed]
+type = "cloudinit"
+
+[dev.disk0]
+driver = "pci-nvme"
+block_dev = "root"
+pci-path = "0.16.0"
+
+[dev.disk1]
+driver = "pci-virtio-block"
+block_dev = "scratch"
+pci-path = "0.17.0"
+
+[dev.disk2]
+driver = "pci-virtio-block"
+block_dev = "seed"
+pci-path = "0.18.0"
+
+[dev.panic]
+driver = "qemu-pvpanic"
+enable_isa = true
+
+[cloudinit]
+user-data = '''
+#cloud-config
+'''
+meta-data-path = "FIXTURES/small.img"
+
+[cpuid.mine]
+vendor = "amd"
+"0" = [0x10, 0x68747541, 0x444d4163, 0x69746e65]
+"B-1" = [1, 2, 3, 4]
+"##;
+
+#[test]
+fn a_full_file_is_understood_and_its_print_out_means_the_same() {
+    let fixtures = Fixtures::new("full");
+    let first = config::parse("vm.toml".into(), &fixtures.fill_in(FULL)).unwrap();
+    assert_eq!(first.machine.cpus, 4);
+    assert_eq!(first.machine.memory_bytes, 4 << 30);
+    assert_eq!(first.machine.disks.len(), 3);
+    assert_eq!(first.machine.devices.len(), 4);
+    assert_eq!(first.machine.exits.on_reboot, Some(4));
+    let printed = config::print_toml(&first);
+    let second = config::parse("printed.toml".into(), &printed).unwrap();
+    assert_eq!(first.machine, second.machine);
+    assert_eq!(config::print_json(&first), config::print_json(&second));
+}
+
+#[test]
+fn the_schema_text_names_every_table() {
+    let text = config::schema_text();
+    for word in [
+        "[main]",
+        "[block_dev.NAME]",
+        "[dev.NAME]",
+        "[cloudinit]",
+        "[cpuid.NAME]",
+        "isa-debug-exit",
+        "not in this build yet",
+    ] {
+        assert!(text.contains(word), "{word}");
+    }
+}
