@@ -54,15 +54,14 @@ fn refresh_lists() -> Result<(), String> {
 /// What `package` depends on directly, in its candidate version: package names.
 ///
 /// Errors: the package is unknown even with fresh lists.
-pub(crate) fn dependencies(package: &str) -> Result<Vec<String>, String> {
+fn ask_dependencies(package: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new("apt-cache");
     command.args(["depends", "--important", package]);
-    let mut names = parse_depends(&run::quiet(&mut command).unwrap_or_default());
-    if names.is_empty() {
+    let known = run::quiet(Command::new("apt-cache").args(["show", "--no-all-versions", package]));
+    if known.is_err() {
         refresh_lists()?;
-        names = parse_depends(&run::quiet(&mut command)?);
     }
-    Ok(names)
+    Ok(parse_depends(&run::quiet(&mut command)?))
 }
 
 /// Reads `  Depends: name` lines; virtual packages stand in angle brackets and are left out.
@@ -119,6 +118,29 @@ impl Cache {
         // The tree is what we want; the archive would only double the space.
         fs::remove_file(&archive).map_err(|error| format!("{}: {error}", archive.display()))?;
         Ok(place)
+    }
+
+    /// What `package` depends on directly. The answer is remembered, so that a second run needs
+    /// neither lists nor network.
+    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>, String> {
+        let note = self.note(package);
+        if let Ok(text) = fs::read_to_string(&note) {
+            return Ok(text.lines().map(str::to_owned).collect());
+        }
+        let names = ask_dependencies(package)?;
+        fs::write(&note, names.join("\n"))
+            .map_err(|error| format!("{}: {error}", note.display()))?;
+        Ok(names)
+    }
+
+    /// Forgets what `package` depends on, because it may have changed.
+    pub(crate) fn forget(&self, package: &str) {
+        // A note that is not there is forgotten already.
+        let _gone = fs::remove_file(self.note(package));
+    }
+
+    fn note(&self, package: &str) -> PathBuf {
+        self.directory.join(format!("{package}.depends"))
     }
 
     fn fetch(&self, package: &str) -> Result<PathBuf, String> {

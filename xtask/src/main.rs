@@ -1,8 +1,8 @@
 //! Chores of the workspace, run as `cargo xtask NAME`: checks, the demo, tests and benchmarks.
 //!
-//! Reading order: `tree` (where the workspace is and what files it has), `run` (child processes and
-//! their cost), `debian` (packages by name), then one module a chore: `tidy`, `illumos`, `demo`,
-//! `suites`, `bench`.
+//! Reading order: `tree` (where the workspace is and what files it has), `run` and `measured` (child
+//! processes and their cost), `debian` (packages by name), `guest` (what runs inside a machine), then
+//! one module a chore: `tidy`, `illumos`, `demo`, `scenario`, `suites`, `bench`.
 //!
 //! Never here: anything that a user of the programs needs at run time.
 
@@ -12,9 +12,15 @@
     reason = "a command line program: its output is its purpose"
 )]
 
+mod bench;
 mod debian;
+mod demo;
+mod guest;
 mod illumos;
+mod measured;
 mod run;
+mod scenario;
+mod suites;
 mod tidy;
 mod tree;
 
@@ -34,6 +40,14 @@ struct Arguments {
 enum Chore {
     /// Check what the compiler does not: crate arrows, module docs, forbidden words, file sizes.
     Tidy,
+    /// Boot a Debian kernel, use an NVMe disk, power off, check the disk.
+    Demo(demo::Options),
+    /// Run the quick tests, then the slow suites.
+    Test(suites::Options),
+    /// Boot whole machines that prove one thing each.
+    Scenario(scenario::Options),
+    /// Measure, as ratios to something that runs beside it.
+    Bench(bench::Options),
     /// Type-check the workspace for illumos with Debian's compiler.
     Illumos(illumos::Options),
 }
@@ -41,6 +55,10 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tidy => tidy::command(),
+        Chore::Demo(options) => demo::command(&options),
+        Chore::Test(options) => suites::command(&options),
+        Chore::Scenario(options) => scenario::command(&options),
+        Chore::Bench(options) => bench::command(&options),
         Chore::Illumos(options) => illumos::command(&options),
     };
     match outcome {

@@ -69,16 +69,6 @@ impl Measured {
         })
     }
 
-    /// The child's standard input, output and errors, where they are pipes.
-    pub(crate) fn pipes(&mut self) -> &mut Child {
-        &mut self.child
-    }
-
-    /// The process number.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// How it ended and what it cost, or `None` while it runs.
     pub(crate) fn poll(&mut self) -> Result<Option<(ExitCode, Cost)>, String> {
         self.collect(libc::WNOHANG)
@@ -99,23 +89,38 @@ impl Measured {
         }
     }
 
+    /// Like [`Measured::wait`], for a child that leads a process group: the whole group is ended.
+    pub(crate) fn wait_or_end_group(
+        &mut self,
+        limit: Duration,
+    ) -> Result<(ExitCode, Cost), String> {
+        let deadline = Instant::now() + limit;
+        while self.poll()?.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(ended) = self.poll()? {
+            return Ok(ended);
+        }
+        if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
+            // SAFETY: the child leads the group and has not been waited for, so the number still
+            // names its group; a signal to other processes touches no memory of ours.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        self.collect(0)?;
+        Err(format!("still running after {} s", limit.as_secs()))
+    }
+
+    /// The process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it at once and waits for that; nothing happens when it has ended already.
     pub(crate) fn kill(&mut self) {
         if matches!(self.poll(), Ok(None)) {
             // An error means that it is gone, which is what we want.
             let _gone = self.child.kill();
             let _cost = self.collect(0);
-        }
-    }
-
-    /// Asks it to end (SIGTERM); nothing happens when it has ended already.
-    pub(crate) fn ask_to_end(&mut self) {
-        if matches!(self.poll(), Ok(None)) {
-            if let Ok(id) = libc::pid_t::try_from(self.child.id()) {
-                // SAFETY: the child has not been waited for, so its number still names it; a signal
-                // to another process touches no memory of ours.
-                unsafe { libc::kill(id, libc::SIGTERM) };
-            }
         }
     }
 

@@ -1,0 +1,247 @@
+//! A machine of one's own: a directory with its `vm.toml`, its disk images and its socket, and the
+//! process that runs it. QEMU can stand in for `standalone`, to compare.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::debian;
+use crate::measured::Measured;
+
+/// Who runs the machine.
+#[derive(Clone, Debug)]
+pub(crate) enum Engine {
+    /// This workspace's program, at this path.
+    Standalone(PathBuf),
+    /// QEMU's translator, with the nearest machine it has.
+    Qemu,
+}
+
+/// A disk and the controller in front of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    /// The name of its tables in `vm.toml`.
+    pub(crate) name: &'static str,
+    /// `pci-nvme` or `pci-virtio-block`.
+    pub(crate) driver: &'static str,
+    /// File name of the raw image in the machine's directory.
+    pub(crate) image: &'static str,
+    /// Device number on the first PCI bus.
+    pub(crate) slot: u8,
+}
+
+/// What the machine is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Virtual processors.
+    pub(crate) cpus: u32,
+    /// RAM in MiB.
+    pub(crate) memory: u32,
+    /// `auto`, `soft`, `kvm` or `bhyve`.
+    pub(crate) hypervisor: String,
+    /// `host` or `virtual`; none leaves it to the program.
+    pub(crate) clock: Option<&'static str>,
+    /// Kernel image.
+    pub(crate) kernel: PathBuf,
+    /// Initramfs.
+    pub(crate) initrd: PathBuf,
+    /// The kernel's command line.
+    pub(crate) cmdline: String,
+    /// Its disks.
+    pub(crate) disks: Vec<Disk>,
+}
+
+impl Machine {
+    /// The text of `vm.toml`.
+    pub(crate) fn toml(&self) -> String {
+        let mut text = String::new();
+        let mut line = |words: std::fmt::Arguments<'_>| {
+            // Writing to a string cannot fail.
+            let _written = writeln!(text, "{words}");
+        };
+        line(format_args!("[main]"));
+        line(format_args!("name = {}", string(self.name)));
+        line(format_args!("cpus = {}", self.cpus));
+        line(format_args!("memory = {}", self.memory));
+        line(format_args!("hypervisor = {}", string(&self.hypervisor)));
+        if let Some(clock) = self.clock {
+            line(format_args!("clock = {}", string(clock)));
+        }
+        line(format_args!(
+            "kernel = {}",
+            string(&self.kernel.to_string_lossy())
+        ));
+        line(format_args!(
+            "initrd = {}",
+            string(&self.initrd.to_string_lossy())
+        ));
+        line(format_args!("cmdline = {}", string(&self.cmdline)));
+        for disk in &self.disks {
+            line(format_args!("\n[block_dev.{}]", disk.name));
+            line(format_args!("type = \"file\""));
+            line(format_args!("path = {}", string(disk.image)));
+            line(format_args!("\n[dev.{}0]", disk.name));
+            line(format_args!("driver = {}", string(disk.driver)));
+            line(format_args!("block_dev = {}", string(disk.name)));
+            line(format_args!("pci-path = \"0.{}.0\"", disk.slot));
+        }
+        text
+    }
+
+    /// Writes `vm.toml` into `directory`, and empty images of `bytes` for the disks.
+    pub(crate) fn prepare(&self, directory: &Path, bytes: u64) -> Result<(), String> {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        let place = directory.join("vm.toml");
+        fs::write(&place, self.toml()).map_err(|error| format!("{}: {error}", place.display()))?;
+        for disk in &self.disks {
+            let place = directory.join(disk.image);
+            File::create(&place)
+                .and_then(|file| file.set_len(bytes))
+                .map_err(|error| format!("{}: {error}", place.display()))?;
+        }
+        // A socket of an earlier run would be taken for this one's.
+        let socket = directory.join(SOCKET);
+        if socket.exists() {
+            fs::remove_file(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Starts the machine; its own messages go to `log` in the directory.
+    ///
+    /// It waits for a client on the console before the first instruction.
+    pub(crate) fn start(&self, engine: &Engine, directory: &Path) -> Result<Measured, String> {
+        let mut command = self.command(engine)?;
+        let place = directory.join(LOG);
+        let log = File::create(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let errors = log.try_clone().map_err(|error| error.to_string())?;
+        command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        Measured::start(&mut command)
+    }
+
+    fn command(&self, engine: &Engine) -> Result<Command, String> {
+        match engine {
+            Engine::Standalone(program) => {
+                let mut command = Command::new(program);
+                command.arg("vm.toml");
+                Ok(command)
+            }
+            Engine::Qemu => {
+                let program = debian::provide("qemu-system-x86_64", "qemu-system-x86")?;
+                let mut command = Command::new(program);
+                command.args(["-M", "pc", "-nographic", "-monitor", "none", "-no-reboot"]);
+                command.args(["-accel", "tcg", "-nic", "none"]);
+                command.args([
+                    "-m",
+                    &self.memory.to_string(),
+                    "-smp",
+                    &self.cpus.to_string(),
+                ]);
+                command
+                    .arg("-kernel")
+                    .arg(&self.kernel)
+                    .arg("-initrd")
+                    .arg(&self.initrd);
+                command.args(["-append", &self.cmdline]);
+                command.args([
+                    "-chardev",
+                    &format!("socket,id=tty,path={SOCKET},server=on"),
+                ]);
+                command.args(["-serial", "chardev:tty"]);
+                for disk in &self.disks {
+                    let Disk { name, image, .. } = disk;
+                    command.args([
+                        "-drive",
+                        &format!("file={image},format=raw,if=none,id={name}"),
+                    ]);
+                    let device = match disk.driver {
+                        "pci-nvme" => format!("nvme,drive={name},serial={name}"),
+                        _ => format!("virtio-blk-pci,drive={name}"),
+                    };
+                    command.args(["-device", &device]);
+                }
+                Ok(command)
+            }
+        }
+    }
+}
+
+/// File name of the console's socket.
+pub(crate) const SOCKET: &str = "ttya";
+/// File name of the program's own messages.
+pub(crate) const LOG: &str = "standalone.log";
+
+/// A TOML basic string.
+fn string(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            character if character.is_control() => {
+                quoted.push_str(&format!("\\u{:04X}", u32::from(character)));
+            }
+            character => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            name: "demo",
+            cpus: 2,
+            memory: 256,
+            hypervisor: "auto".to_owned(),
+            clock: None,
+            kernel: PathBuf::from("/k"),
+            initrd: PathBuf::from("/i"),
+            cmdline: "console=ttyS0".to_owned(),
+            disks: vec![Disk {
+                name: "root",
+                driver: "pci-nvme",
+                image: "a.img",
+                slot: 16,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_file_reads_as_a_person_would_write_it() {
+        let expected = "[main]\nname = \"demo\"\ncpus = 2\nmemory = 256\nhypervisor = \"auto\"\n\
+            kernel = \"/k\"\ninitrd = \"/i\"\ncmdline = \"console=ttyS0\"\n\n[block_dev.root]\n\
+            type = \"file\"\npath = \"a.img\"\n\n[dev.root0]\ndriver = \"pci-nvme\"\n\
+            block_dev = \"root\"\npci-path = \"0.16.0\"\n";
+        assert_eq!(machine().toml(), expected);
+    }
+
+    #[test]
+    fn strings_are_escaped() {
+        assert_eq!(string("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000A\"");
+    }
+
+    #[test]
+    fn a_prepared_directory_holds_configuration_and_image() {
+        let directory = std::env::temp_dir().join(format!("trivet-machine-{}", std::process::id()));
+        machine().prepare(&directory, 4096).unwrap();
+        assert_eq!(fs::metadata(directory.join("a.img")).unwrap().len(), 4096);
+        assert!(
+            fs::read_to_string(directory.join("vm.toml"))
+                .unwrap()
+                .starts_with("[main]")
+        );
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
