@@ -1,12 +1,24 @@
 //! The devices of a PC, each behind narrow handles, none aware of a hypervisor.
 //!
-//! Reading order: [`bus`] (how an access finds a device and its registers) → [`lifecycle`] (what every
-//! device does at start, pause, reset and save) → [`irq`] (interrupt controllers and routing) → [`pci`] (functions, windows, MSI-X, configuration space).
+//! Reading order:
+//!
+//! * [`bus`]: how an access finds a device and its registers.
+//! * [`lifecycle`]: what every device does at start, pause, reset and save.
+//! * [`irq`]: interrupt controllers, and the wiring from lines to their pins.
+//! * [`timer`]: PIT, RTC, HPET, PM timer.
+//! * [`pci`]: functions, windows, MSI-X, configuration space.
+//!
+//! Never here: a hypervisor, an emulated CPU, a runtime, files, the host's time. A device gets narrow
+//! handles (`XPorts`) and a plain configuration (`XConfig`) and says in `attach` where it answers.
+//! Promises: nothing that a guest does panics or blocks, each device can be saved, and its registers can
+//! be read in any pieces.
 
 pub mod bus;
 
 pub mod lifecycle;
 
 pub mod irq;
+
+pub mod timer;
 
 pub mod pci;
