@@ -36,6 +36,8 @@ mod memory;
 
 mod null;
 
+mod file;
+
 mod limit;
 
 mod stats;
@@ -46,6 +48,7 @@ pub use attach::{AttachOptions, Attachment};
 pub use disk::{Disk, OpenError};
 pub use doorbell::Doorbell;
 pub use engine::{Backend, Direct, Engine, EngineSetup, Medium};
+pub use file::{FileDisk, FileEngine, FileOptions};
 pub use info::DiskInfo;
 pub use limit::{Limit, Rate};
 pub use memory::MemoryDisk;
