@@ -298,7 +298,7 @@ fn direct_transfers_bounce_where_guest_memory_is_not_aligned() {
         };
         let memory = GuestMemory::flat(1 << 20).unwrap();
         let length = 300 << 10;
-        let pattern: Vec<u8> = (0..length as u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let pattern: Vec<u8> = (0..length as u32).map(|i| ((i * 31) >> 3) as u8).collect();
         memory.write(GuestAddress(5), &pattern).unwrap();
         let parts = vec![(5, 1000), (1005, length as u32 - 1000)];
         let source = one(&memory, planned(Operation::Write, 8192, length), parts);
