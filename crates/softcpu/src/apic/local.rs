@@ -155,6 +155,12 @@ impl LocalApic {
         (self.is_present() && !self.is_x2apic()).then_some(self.base & !0xfff)
     }
 
+    /// Whether the physical page at `page` is the register page.
+    #[inline]
+    pub fn covers(&self, page: u64) -> bool {
+        self.base ^ page < 0x1000 && self.window() == Some(page)
+    }
+
     /// Whether it is globally enabled (`IA32_APIC_BASE` bit 11).
     pub fn is_present(&self) -> bool {
         self.base & BASE_ENABLED != 0

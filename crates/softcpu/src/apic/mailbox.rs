@@ -27,6 +27,7 @@ const LINT0: u32 = 1 << 5;
 const LINT0_ROSE: u32 = 1 << 6;
 const LINT1: u32 = 1 << 7;
 const KICK: u32 = 1 << 8;
+const CODE: u32 = 1 << 9;
 
 /// One processor's mailbox. Shared with all senders.
 #[derive(Default)]
@@ -109,6 +110,11 @@ impl Mailbox {
         self.raise(KICK);
     }
 
+    /// Says that there is a note about code pages for the processor.
+    pub(crate) fn post_code(&self) {
+        self.raise(CODE);
+    }
+
     /// Drives LINT0 (the 8259's INTR).
     pub fn set_lint0(&self, level: bool) {
         if self.lint0.swap(level, Ordering::AcqRel) != level {
@@ -175,10 +181,9 @@ impl Mailbox {
     }
 
     fn raise(&self, flags: u32) {
-        if self.flags.fetch_or(flags, Ordering::AcqRel) == 0 {
-            if let Some(waker) = self.waker.get() {
-                waker();
-            }
+        let first = self.flags.fetch_or(flags, Ordering::AcqRel) == 0;
+        if first && let Some(waker) = self.waker.get() {
+            waker();
         }
     }
 }

@@ -1,0 +1,155 @@
+//! Loads, stores and read-modify-write on guest bytes through host pointers. The only file that
+//! touches them.
+//!
+//! Other vCPUs and devices read and write the same bytes at the same time, as on real hardware. No
+//! reference to them is ever made; plain accesses are volatile, locked ones go through atomics.
+#![expect(
+    unsafe_code,
+    reason = "guest memory is shared with other threads and reached by pointer"
+)]
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use portable_atomic::AtomicU128;
+
+use crate::state::Width;
+
+/// Guest words may have any alignment.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T: Copy>(T);
+
+/// Held by locked accesses that are not aligned to their size. They exclude each other, not the
+/// aligned ones: a guest that mixes the two on one word gets what split locks are known for.
+static SPLIT_LOCK: Mutex<()> = Mutex::new(());
+
+/// Reads a value of any alignment.
+///
+/// # Safety
+/// `size_of::<T>()` bytes at `at` are mapped guest memory, and every bit pattern is a `T`.
+#[inline(always)]
+pub(super) unsafe fn read<T: Copy>(at: *const u8) -> T {
+    // SAFETY: mapped, as the caller promises; the packed wrapper needs no alignment, and volatile
+    // keeps the access to one read of bytes that others may be writing.
+    unsafe { at.cast::<Unaligned<T>>().read_volatile() }.0
+}
+
+/// Writes a value of any alignment.
+///
+/// # Safety
+/// `size_of::<T>()` bytes at `at` are mapped, writable guest memory.
+#[inline(always)]
+pub(super) unsafe fn write<T: Copy>(at: *mut u8, value: T) {
+    // SAFETY: mapped and writable, as the caller promises; see `read` for alignment and sharing.
+    unsafe { at.cast::<Unaligned<T>>().write_volatile(Unaligned(value)) }
+}
+
+/// Replaces the value at `at` by `change(value)` and returns the old one. With `locked` nothing comes
+/// between; `change` may then be called more than once.
+///
+/// # Safety
+/// `W::BYTES` bytes at `at` are mapped, writable guest memory.
+#[inline(always)]
+pub(super) unsafe fn modify<W: Width>(
+    at: *mut u8,
+    locked: bool,
+    mut change: impl FnMut(W) -> W,
+) -> W {
+    if !locked {
+        // SAFETY: as the caller promises.
+        let old: W = unsafe { read(at) };
+        let new = change(old);
+        // SAFETY: as the caller promises.
+        unsafe { write(at, new) };
+        return old;
+    }
+    if at.addr() as u64 % W::BYTES != 0 {
+        let _split = SPLIT_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as the caller promises.
+        let old: W = unsafe { read(at) };
+        let new = change(old);
+        // SAFETY: as the caller promises.
+        unsafe { write(at, new) };
+        return old;
+    }
+    // SAFETY: as the caller promises; aligned, as just tested.
+    let mut old: W = unsafe { read(at) };
+    loop {
+        let new = change(old);
+        // SAFETY: as the caller promises; aligned, as tested above.
+        match unsafe { compare_exchange(at, old, new) } {
+            Ok(()) => return old,
+            Err(seen) => old = seen,
+        }
+    }
+}
+
+/// One compare-and-swap; gives the value seen when it was not `old`.
+///
+/// # Safety
+/// `W::BYTES` bytes at `at` are mapped, writable guest memory, and `at` is aligned to that.
+#[inline(always)]
+unsafe fn compare_exchange<W: Width>(at: *mut u8, old: W, new: W) -> Result<(), W> {
+    let (old, new) = (old.zero_extend(), new.zero_extend());
+    let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+    let result = match W::BYTES {
+        1 => {
+            // SAFETY: mapped as the caller promises, and accessed by atomics or volatile only.
+            let cell = unsafe { AtomicU8::from_ptr(at) };
+            cell.compare_exchange(old as u8, new as u8, success, failure)
+                .map_err(u64::from)
+                .map(u64::from)
+        }
+        2 => {
+            // SAFETY: as above; aligned as the caller promises.
+            let cell = unsafe { AtomicU16::from_ptr(at.cast()) };
+            cell.compare_exchange(old as u16, new as u16, success, failure)
+                .map_err(u64::from)
+                .map(u64::from)
+        }
+        4 => {
+            // SAFETY: as above; aligned as the caller promises.
+            let cell = unsafe { AtomicU32::from_ptr(at.cast()) };
+            cell.compare_exchange(old as u32, new as u32, success, failure)
+                .map_err(u64::from)
+                .map(u64::from)
+        }
+        _ => {
+            // SAFETY: as above; aligned as the caller promises.
+            let cell = unsafe { AtomicU64::from_ptr(at.cast()) };
+            cell.compare_exchange(old, new, success, failure)
+        }
+    };
+    result.map(|_| ()).map_err(W::truncate)
+}
+
+/// Compare-and-swap of 16 bytes; gives the value that was there.
+///
+/// # Safety
+/// 16 bytes at `at` are mapped, writable guest memory, and `at` is aligned to 16.
+pub(super) unsafe fn compare_exchange_16(at: *mut u8, old: u128, new: u128) -> u128 {
+    // SAFETY: mapped and aligned as the caller promises, accessed by atomics or volatile only.
+    let cell = unsafe { AtomicU128::from_ptr(at.cast()) };
+    match cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(seen) | Err(seen) => seen,
+    }
+}
+
+/// Sets bits of a page-table entry of 8 bytes without losing what others set.
+///
+/// # Safety
+/// 8 bytes at `at` are mapped guest memory, and `at` is aligned to 8.
+pub(super) unsafe fn set_bits_8(at: *mut u8, bits: u64) {
+    // SAFETY: mapped and aligned as the caller promises, accessed by atomics or volatile only.
+    unsafe { AtomicU64::from_ptr(at.cast()) }.fetch_or(bits, Ordering::SeqCst);
+}
+
+/// Sets bits of a page-table entry of 4 bytes without losing what others set.
+///
+/// # Safety
+/// 4 bytes at `at` are mapped guest memory, and `at` is aligned to 4.
+pub(super) unsafe fn set_bits_4(at: *mut u8, bits: u32) {
+    // SAFETY: mapped and aligned as the caller promises, accessed by atomics or volatile only.
+    unsafe { AtomicU32::from_ptr(at.cast()) }.fetch_or(bits, Ordering::SeqCst);
+}

@@ -1,0 +1,148 @@
+//! The loop: find a block, run its operations, look at what has come up, go on.
+
+use super::cache::{BlockId, Cache, Link};
+use crate::cpu::{Cpu, Exit};
+use crate::event;
+use crate::fault::Trap;
+use crate::op::Flow;
+use crate::state::registers::BLOCK_RIP;
+
+impl Cpu {
+    /// Runs blocks until the budget is used up or something makes the CPU stop.
+    pub(crate) fn run_blocks(&mut self, cache: &mut Cache) -> Exit {
+        // The block to go on with, when a link said so.
+        let mut linked: Option<BlockId> = None;
+        loop {
+            if self.needs_attention() {
+                linked = None;
+                if let Some(exit) = self.attend(cache) {
+                    return exit;
+                }
+            }
+            if self.remaining <= 0 {
+                return Exit::Budget;
+            }
+            if self.stepping {
+                linked = None;
+                self.step(cache);
+                continue;
+            }
+            let id = match linked.take() {
+                Some(id) => id,
+                None => match self.block_at(cache, self.rip) {
+                    Ok(id) => id,
+                    Err(Trap) => {
+                        self.deliver_fault();
+                        continue;
+                    }
+                },
+            };
+            let flow = self.run_ops(cache, id, usize::MAX);
+            match flow {
+                // The block ran to its end, or jumped: both ways can be linked.
+                Flow::Next | Flow::Jump => linked = self.follow(cache, id),
+                Flow::End | Flow::Again => {}
+                Flow::Fault => self.deliver_fault(),
+                Flow::Halt => self.halted = true,
+            }
+            if flow == Flow::Halt {
+                self.request_attention();
+            }
+        }
+    }
+
+    /// Runs the operations of a block, at most `limit` of them, and leaves `rip` where to go on.
+    #[inline(always)]
+    fn run_ops(&mut self, cache: &Cache, id: BlockId, limit: usize) -> Flow {
+        let ops = cache.ops(id);
+        let ops = &ops[..ops.len().min(limit)];
+        let start = self.rip;
+        self.regs.write(BLOCK_RIP, start);
+        self.running_page = cache.page(id);
+        let mut rest = ops.iter();
+        while let Some(op) = rest.next() {
+            let flow = (op.exec)(self, op);
+            if flow == Flow::Next {
+                continue;
+            }
+            let done = ops.len() - rest.len();
+            self.account(done);
+            match flow {
+                Flow::Jump | Flow::Next => {}
+                Flow::End | Flow::Halt => self.rip = self.cut_rip(start + u64::from(op.next)),
+                Flow::Fault | Flow::Again => self.rip = self.cut_rip(start + op.start()),
+            }
+            return flow;
+        }
+        self.account(ops.len());
+        if let Some(last) = ops.last() {
+            self.rip = self.cut_rip(start + u64::from(last.next));
+        }
+        Flow::Next
+    }
+
+    /// The block that follows `from` at the current `rip`, by its links or the cache; links it.
+    #[inline(always)]
+    fn follow(&mut self, cache: &mut Cache, from: BlockId) -> Option<BlockId> {
+        let (rip, key) = (self.rip, self.code_key);
+        for link in &cache.block(from).links {
+            if link.rip == rip && link.key == key {
+                return Some(link.block);
+            }
+        }
+        self.link(cache, from)
+    }
+
+    #[inline(never)]
+    fn link(&mut self, cache: &mut Cache, from: BlockId) -> Option<BlockId> {
+        if self.needs_attention() || self.stepping {
+            return None;
+        }
+        let (flushes, key) = (cache.flushes, self.code_key);
+        let block = match self.block_at(cache, self.rip) {
+            Ok(block) => block,
+            Err(Trap) => {
+                self.deliver_fault();
+                return None;
+            }
+        };
+        // A flush has renumbered everything; a dropped block (device memory) must not be linked.
+        if cache.flushes != flushes || key != self.code_key {
+            self.forget_links();
+            return Some(block);
+        }
+        if cache.has_page(cache.page(block)) {
+            let rip = self.rip;
+            let links = &mut cache.block_mut(from).links;
+            links[1] = links[0];
+            links[0] = Link { rip, key, block };
+        }
+        Some(block)
+    }
+
+    /// Runs one instruction and looks at everything afterwards.
+    pub(super) fn step(&mut self, cache: &mut Cache) {
+        let step = event::debug::before_step(self);
+        if step.faulted {
+            return;
+        }
+        let id = match self.block_at(cache, self.rip) {
+            Ok(id) => id,
+            Err(Trap) => {
+                self.deliver_fault();
+                return;
+            }
+        };
+        self.alone = true;
+        let flow = self.run_ops(cache, id, 1);
+        self.alone = false;
+        if flow == Flow::Halt {
+            self.halted = true;
+            self.request_attention();
+        }
+        event::debug::after_step(self, step, flow);
+        if flow == Flow::Fault {
+            self.deliver_fault();
+        }
+    }
+}
