@@ -5,6 +5,7 @@ pub mod flags;
 pub mod fpu;
 pub mod registers;
 pub mod segment;
+pub mod whole;
 pub mod width;
 
 pub use control::{Control, Table, cr0, cr4, efer};
@@ -12,4 +13,5 @@ pub use flags::Flags;
 pub use fpu::Fpu;
 pub use registers::Registers;
 pub use segment::{Seg, Segment};
+pub use whole::CpuState;
 pub use width::Width;
