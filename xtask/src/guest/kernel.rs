@@ -115,15 +115,19 @@ impl Kernel {
 
     /// Writes the ELF file that the compressed image holds to `place`.
     ///
-    /// Errors: the image is no bzImage with an xz payload, or cannot be read.
+    /// Errors: the image is no bzImage, or packed in a way that we do not know.
     pub(crate) fn unpack(&self, place: &Path) -> Result<PathBuf, String> {
         let image =
             fs::read(&self.image).map_err(|error| format!("{}: {error}", self.image.display()))?;
-        let packed = payload(&image)
-            .ok_or_else(|| format!("{}: no bzImage with a payload", self.image.display()))?;
-        let stream = place.with_extension("xz");
+        let (program, packed) = payload(&image).and_then(packer).ok_or_else(|| {
+            format!(
+                "{}: no bzImage with a payload that we know",
+                self.image.display()
+            )
+        })?;
+        let stream = place.with_extension(program);
         fs::write(&stream, packed).map_err(|error| format!("{}: {error}", stream.display()))?;
-        let elf = decompress("xz", &["--single-stream"], &stream)?;
+        let elf = decompress(program, &stream)?;
         fs::write(place, elf).map_err(|error| format!("{}: {error}", place.display()))?;
         Ok(place.to_path_buf())
     }
@@ -232,17 +236,17 @@ fn normal(name: &str) -> String {
 
 fn read_module(path: &Path) -> Result<Vec<u8>, String> {
     match path.extension().and_then(|ending| ending.to_str()) {
-        Some("xz") => decompress("xz", &[], path),
-        Some("zst") => decompress("zstd", &[], path),
-        Some("gz") => decompress("gzip", &[], path),
+        Some("xz") => decompress("xz", path),
+        Some("zst") => decompress("zstd", path),
+        Some("gz") => decompress("gzip", path),
         _ => fs::read(path).map_err(|error| format!("{}: {error}", path.display())),
     }
 }
 
-fn decompress(program: &str, arguments: &[&str], path: &Path) -> Result<Vec<u8>, String> {
+fn decompress(program: &str, path: &Path) -> Result<Vec<u8>, String> {
     let package = if program == "xz" { "xz-utils" } else { program };
     let mut command = Command::new(debian::provide(program, package)?);
-    command.args(["-d", "-c"]).args(arguments).arg(path);
+    command.args(["-d", "-c"]).arg(path);
     let output = command
         .output()
         .map_err(|error| run::not_started(&command, &error))?;
@@ -256,6 +260,24 @@ fn decompress(program: &str, arguments: &[&str], path: &Path) -> Result<Vec<u8>,
             said.trim()
         ))
     }
+}
+
+/// The program that unpacks a payload, and the stream for it.
+///
+/// All packers but gzip are followed by four bytes that hold the unpacked length, which their
+/// programs would take for garbage.
+fn packer(payload: &[u8]) -> Option<(&'static str, &[u8])> {
+    const MAGICS: &[(&[u8], &str)] = &[
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x02\x21\x4c\x18", "lz4"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\x1f\x8b", "gzip"),
+    ];
+    let (_, program) = MAGICS
+        .iter()
+        .find(|(magic, _)| payload.starts_with(magic))?;
+    let after = if *program == "gzip" { 0 } else { 4 };
+    Some((program, payload.get(..payload.len().checked_sub(after)?)?))
 }
 
 /// The compressed kernel inside a bzImage. Source: the boot protocol's `payload_offset` (0x248) and
@@ -358,6 +380,17 @@ mod tests {
         assert_eq!(payload(&image), Some(&b"body"[..]));
         assert_eq!(payload(&image[..1030]), None);
         assert_eq!(payload(b"no kernel"), None);
+    }
+
+    #[test]
+    fn the_length_behind_the_stream_is_cut_off() {
+        assert_eq!(
+            packer(b"\x02\x21\x4c\x18ab1234"),
+            Some(("lz4", &b"\x02\x21\x4c\x18ab"[..]))
+        );
+        assert_eq!(packer(b"\x1f\x8bab"), Some(("gzip", &b"\x1f\x8bab"[..])));
+        assert_eq!(packer(b"\x02\x21\x4c\x18"), Some(("lz4", &b""[..])));
+        assert_eq!(packer(b"unknown"), None);
     }
 
     #[test]

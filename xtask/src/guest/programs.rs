@@ -58,7 +58,7 @@ pub(crate) fn add(archive: &mut Archive, programs: &[Program]) -> Result<(), Str
     for program in programs {
         let mut trees = Trees::new(&cache, program.package);
         let path = trees
-            .find(|tree| {
+            .find(program.package, |tree| {
                 [program.path.to_owned(), format!("usr/{}", program.path)]
                     .iter()
                     .map(|path| tree.join(path))
@@ -98,7 +98,7 @@ fn add_libraries(
             continue;
         }
         let path = trees
-            .find(|tree| find_library(tree, &name))?
+            .find(&name, |tree| find_library(tree, &name))?
             .ok_or_else(|| format!("no package holds the library {name}"))?;
         let content = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if let Some(elf) = Elf::parse(&content) {
@@ -128,31 +128,45 @@ fn find_library(tree: &Path, name: &str) -> Option<PathBuf> {
 /// The trees of a package and of what it depends on, fetched only as far as they are asked for.
 struct Trees<'a> {
     cache: &'a Cache,
-    unpacked: Vec<(String, PathBuf)>,
-    /// Packages not yet fetched, breadth first.
-    waiting: Vec<String>,
-    /// Packages whose dependencies have been asked for.
+    /// The package itself, then its libraries' packages, breadth first.
+    names: Vec<String>,
+    /// How many of `names` have been asked for their own dependencies.
     asked: usize,
+    unpacked: BTreeMap<String, PathBuf>,
 }
 
 impl<'a> Trees<'a> {
     fn new(cache: &'a Cache, package: &str) -> Trees<'a> {
         Trees {
             cache,
-            unpacked: Vec::new(),
-            waiting: vec![package.to_owned()],
+            names: vec![package.to_owned()],
             asked: 0,
+            unpacked: BTreeMap::new(),
         }
     }
 
-    fn find(&mut self, look: impl Fn(&Path) -> Option<PathBuf>) -> Result<Option<PathBuf>, String> {
-        if let Some(path) = self.unpacked.iter().find_map(|(_, tree)| look(tree)) {
+    /// Looks for `file` with `look`: in the trees that are there, then in packages whose name
+    /// resembles the file's, then in all others.
+    fn find(
+        &mut self,
+        file: &str,
+        look: impl Fn(&Path) -> Option<PathBuf>,
+    ) -> Result<Option<PathBuf>, String> {
+        if let Some(path) = self.unpacked.values().find_map(|tree| look(tree)) {
             return Ok(Some(path));
         }
-        while let Some(package) = self.next_package()? {
-            let tree = self.cache.unpacked(&package)?;
+        let stem = stem(file);
+        while self.ask_one()? {}
+        let mut candidates = self.names.clone();
+        // A stable sort: the nearest packages stay first among their equals.
+        candidates.sort_by_key(|name| !name.starts_with(&stem));
+        for name in candidates {
+            if self.unpacked.contains_key(&name) {
+                continue;
+            }
+            let tree = self.cache.unpacked(&name)?;
             let found = look(&tree);
-            self.unpacked.push((package, tree));
+            self.unpacked.insert(name, tree);
             if found.is_some() {
                 return Ok(found);
             }
@@ -160,22 +174,47 @@ impl<'a> Trees<'a> {
         Ok(None)
     }
 
-    /// The next package that may hold a library, or `None` when all have been fetched.
-    fn next_package(&mut self) -> Result<Option<String>, String> {
-        while self.waiting.is_empty() {
-            if self.asked >= self.unpacked.len() || self.unpacked.len() >= PACKAGES_MAX {
-                return Ok(None);
-            }
-            let package = self.unpacked[self.asked].0.clone();
-            self.asked += 1;
-            for name in self.cache.dependencies(&package)? {
-                let known = self.unpacked.iter().any(|(known, _)| *known == name)
-                    || self.waiting.contains(&name);
-                if !known && name.starts_with("lib") {
-                    self.waiting.push(name);
-                }
+    /// Asks one more package for its dependencies; says whether there was one.
+    fn ask_one(&mut self) -> Result<bool, String> {
+        if self.names.len() > PACKAGES_MAX {
+            return Ok(false);
+        }
+        let Some(package) = self.names.get(self.asked).cloned() else {
+            return Ok(false);
+        };
+        self.asked += 1;
+        for name in self.cache.dependencies(&package)? {
+            let is_library = name.starts_with("lib") || name.starts_with("zlib");
+            if is_library && !self.names.contains(&name) {
+                self.names.push(name);
             }
         }
-        Ok(Some(self.waiting.remove(0)))
+        Ok(true)
+    }
+}
+
+/// How the package of a library is likely to begin: `libext2fs` of `libext2fs.so.2`, and, as the
+/// archive writes names, `libcom-err` of `libcom_err.so.2`.
+fn stem(file: &str) -> String {
+    let before = file.split(".so").next().unwrap_or(file);
+    match before {
+        "libc" | "libm" | "libdl" | "libpthread" | "librt" | "libresolv" => "libc6".to_owned(),
+        loader if loader.starts_with("ld-linux") => "libc6".to_owned(),
+        "libz" => "zlib".to_owned(),
+        _ => before.to_lowercase().replace('_', "-"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_points_to_its_package() {
+        assert_eq!(stem("libext2fs.so.2"), "libext2fs");
+        assert_eq!(stem("libcom_err.so.2"), "libcom-err");
+        assert_eq!(stem("libc.so.6"), "libc6");
+        assert_eq!(stem("ld-linux-x86-64.so.2"), "libc6");
+        assert_eq!(stem("libz.so.1"), "zlib");
     }
 }

@@ -21,9 +21,10 @@ must $nvme smart-log /dev/nvme0
 must $nvme error-log /dev/nvme0
 must $nvme fw-log /dev/nvme0
 step features
-for feature in 1 2 4 5 6 7 8 0xa 0xb; do
+for feature in 1 2 4 6 7 8 9 0xa 0xb; do
     must $nvme get-feature /dev/nvme0 -f $feature
 done
+must $nvme get-feature /dev/nvme0 -n 1 -f 5
 step format
 if $nvme format /dev/nvme0n1 --force >/tmp/out 2>&1; then
     echo "guest: storage: format was accepted"
