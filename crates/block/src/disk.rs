@@ -198,7 +198,7 @@ impl Disk {
         sum
     }
 
-    fn with(self, change: impl FnOnce(&mut DiskCore)) -> Self {
+    pub(crate) fn with(self, change: impl FnOnce(&mut DiskCore)) -> Self {
         let mut core = DiskCore {
             backend: self.0.backend.clone(),
             info: self.0.info,

@@ -38,6 +38,8 @@ mod null;
 
 mod file;
 
+mod faulty;
+
 mod limit;
 
 mod stats;
@@ -48,6 +50,7 @@ pub use attach::{AttachOptions, Attachment};
 pub use disk::{Disk, OpenError};
 pub use doorbell::Doorbell;
 pub use engine::{Backend, Direct, Engine, EngineSetup, Medium};
+pub use faulty::{Chance, Fault, Faults, Rule};
 pub use file::{FileDisk, FileEngine, FileOptions};
 pub use info::DiskInfo;
 pub use limit::{Limit, Rate};

@@ -183,6 +183,15 @@ impl ScriptedSource {
         self.lock().faults.clone()
     }
 
+    /// Wakes `wait` at the end, and only then: waking costs more than a request.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        let over = state.ended && state.answered == state.outcomes.len();
+        drop(state);
+        if over {
+            self.changed.notify_all();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,8 +225,7 @@ impl Source for ScriptedSource {
             state.outcomes.push(None);
             fetched += 1;
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
         fetched
     }
 
@@ -236,8 +244,7 @@ impl Source for ScriptedSource {
                     .push(format!("unexpected answer {completion:?}")),
             }
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     fn memory(&self) -> &GuestMemory {
@@ -253,4 +260,63 @@ impl fmt::Debug for ScriptedSource {
             .field("answered", &answered)
             .finish_non_exhaustive()
     }
+}
+
+/// Turns arbitrary bytes into requests for a small memory disk and runs them inline: for fuzzing.
+///
+/// Returns how many requests were answered, which is all of them. Panics never; a broken promise shows
+/// as a smaller number than was fetched, which callers assert on.
+pub fn fuzz_requests(data: &[u8]) -> (usize, usize) {
+    const RECORD: usize = 24;
+    let (Ok(disk), Ok(memory)) = (
+        crate::Disk::memory(512, 1 << 16),
+        GuestMemory::flat(1 << 16),
+    ) else {
+        return (0, 0);
+    };
+    let records = data.to_vec();
+    let script = move |n: u64, segments: &mut Vec<Segment>| {
+        let start = usize::try_from(n).ok()?.checked_mul(RECORD)?;
+        let mut reader = vm_types::cursor::Reader::new(records.get(start..)?);
+        let operation = match reader.u8()? % 7 {
+            0 => Operation::Read,
+            1 => Operation::Write,
+            2 => Operation::Flush,
+            3 => Operation::Discard,
+            4 => Operation::WriteZeroes { may_unmap: true },
+            5 => Operation::Compare,
+            _ => Operation::Verify,
+        };
+        let shape = reader.u8()?;
+        let length = u64::from(reader.u16_le()?);
+        // Half of the requests are near the truth, so that the fuzzer need not guess sizes.
+        let tame = shape & 1 == 0;
+        let length = if tame { length & !511 } else { length };
+        let offset = reader.u64_le()?;
+        let offset = if tame { offset & 0x1fe00 } else { offset };
+        let parts = 1 + u32::from(shape >> 1 & 3);
+        let mut left = length as u32;
+        for part in 0..parts {
+            let address = u64::from(reader.u16_le()?) + (u64::from(shape >> 6) << 15);
+            let length = if part + 1 == parts { left } else { left / 2 };
+            segments.push(Segment {
+                address: GuestAddress(address),
+                length,
+            });
+            left -= length;
+        }
+        Some(Planned {
+            operation,
+            offset,
+            length,
+            durable: shape & 8 != 0,
+        })
+    };
+    let source = ScriptedSource::new(memory, Box::new(script));
+    let options = crate::AttachOptions::new("fuzz", vm_types::Execution::Inline, 8);
+    if let Ok(queue) = disk.attach(source.weak(), options) {
+        queue.kick();
+        queue.detach();
+    }
+    source.progress()
 }
