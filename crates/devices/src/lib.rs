@@ -6,6 +6,7 @@
 //! * [`lifecycle`]: what every device does at start, pause, reset and save.
 //! * [`irq`]: interrupt controllers, and the wiring from lines to their pins.
 //! * [`timer`]: PIT, RTC, HPET, PM timer.
+//! * [`serial`], [`ps2`], [`misc`]: UARTs, keyboard and mouse, and devices of a port or two.
 //! * [`pci`]: functions, windows, MSI-X, configuration space.
 //!
 //! Never here: a hypervisor, an emulated CPU, a runtime, files, the host's time. A device gets narrow
@@ -20,5 +21,11 @@ pub mod lifecycle;
 pub mod irq;
 
 pub mod timer;
+
+pub mod serial;
+
+pub mod ps2;
+
+pub mod misc;
 
 pub mod pci;
