@@ -5,7 +5,7 @@ use std::sync::Arc;
 use iced_x86::Instruction;
 use vm_types::{Clock, GuestMemory, Moment, Span};
 
-use crate::apic::{Effect, LocalApic, LocalApicConfig};
+use crate::apic::{Effect, LocalApic, LocalApicConfig, Mailbox};
 use crate::bus::Bus;
 use crate::event;
 use crate::fault::{Exception, Trap};
@@ -81,6 +81,8 @@ pub struct Cpu {
     pub(crate) memory: GuestMemory,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) package: Arc<Package>,
+    /// This CPU's own: looked at between any two blocks.
+    mailbox: Arc<Mailbox>,
     pub(crate) id: usize,
     pub(crate) cpus: usize,
     clock: Clock,
@@ -149,6 +151,11 @@ impl Cpu {
             events: event::State::default(),
             memory: config.memory.clone(),
             bus: config.bus.clone(),
+            mailbox: package
+                .interconnect()
+                .mailbox(id)
+                .cloned()
+                .unwrap_or_default(),
             package,
             id,
             cpus: config.cpus,
@@ -176,9 +183,7 @@ impl Cpu {
         self.fpu = Fpu::new();
         self.init();
         self.waits_for_startup = self.id != 0;
-        if let Some(mailbox) = self.package.interconnect().mailbox(self.id) {
-            mailbox.clear();
-        }
+        self.mailbox.clear();
         self.publish();
     }
 
@@ -254,8 +259,7 @@ impl Cpu {
 
     /// Until when a CPU that came back with [`Exit::Halted`] has nothing to do.
     pub fn sleep(&self) -> Sleep {
-        let mailbox = self.package.interconnect().mailbox(self.id);
-        if mailbox.is_some_and(|mailbox| mailbox.attention()) {
+        if self.mailbox.attention() {
             return Sleep::Awake;
         }
         match self.apic.deadline() {
@@ -395,12 +399,7 @@ impl Cpu {
 
     #[inline(always)]
     pub(crate) fn needs_attention(&self) -> bool {
-        self.local_attention
-            || self
-                .package
-                .interconnect()
-                .mailbox(self.id)
-                .is_some_and(|mailbox| mailbox.attention())
+        self.local_attention || self.mailbox.attention()
     }
 
     /// Counts executed instructions.
@@ -413,11 +412,9 @@ impl Cpu {
     pub(crate) fn attend(&mut self, cache: &mut Cache) -> Option<Exit> {
         self.local_attention = false;
         self.handle_mail(cache);
-        let package = self.package.clone();
-        let mailbox = package.interconnect().mailbox(self.id)?;
         let now = self.now();
         self.apic.advance(now);
-        let signals = mailbox.collect(&mut self.apic);
+        let signals = self.mailbox.collect(&mut self.apic);
         event::attend(self, signals)
     }
 
@@ -482,9 +479,7 @@ impl Cpu {
 
     /// Tells senders of interrupts what the APIC says of itself.
     pub(crate) fn publish(&mut self) {
-        if let Some(mailbox) = self.package.interconnect().mailbox(self.id) {
-            mailbox.publish(self.apic.identity());
-        }
+        self.mailbox.publish(self.apic.identity());
     }
 
     /// A load from the APIC's register page.

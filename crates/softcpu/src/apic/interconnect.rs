@@ -11,19 +11,19 @@ use super::message::{DeliveryMode, Message, Target};
 /// The bus between local APICs, IOAPICs and devices. Any thread may send; nobody blocks.
 #[derive(Debug)]
 pub struct Interconnect {
-    mailboxes: Box<[Mailbox]>,
+    mailboxes: Box<[Arc<Mailbox>]>,
 }
 
 impl Interconnect {
     /// For `processors` processors; number 0 is the bootstrap processor.
     pub fn new(processors: usize) -> Arc<Self> {
         Arc::new(Self {
-            mailboxes: (0..processors).map(|_| Mailbox::new()).collect(),
+            mailboxes: (0..processors).map(|_| Arc::default()).collect(),
         })
     }
 
     /// The mailbox of one processor.
-    pub fn mailbox(&self, processor: usize) -> Option<&Mailbox> {
+    pub fn mailbox(&self, processor: usize) -> Option<&Arc<Mailbox>> {
         self.mailboxes.get(processor)
     }
 

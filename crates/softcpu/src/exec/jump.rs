@@ -3,6 +3,7 @@
 //! Targets are relative to the block's RIP, so that a block can be run wherever its page is mapped.
 
 use crate::cpu::Cpu;
+use crate::exec::alu::Binary;
 use crate::fault::Trap;
 use crate::op::{Flow, Op};
 use crate::state::registers::{BLOCK_RIP, RCX, RSP};
@@ -63,6 +64,37 @@ pub(crate) fn jump_if<const NUMBER: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Flo
     if holds_const::<NUMBER>(&cpu.flags) {
         let target = relative::<W>(cpu, op);
         tri!(go::<W>(cpu, target));
+        Flow::Jump
+    } else {
+        Flow::Next
+    }
+}
+
+/// CMP or TEST of registers `a` and `b`, then Jcc to `disp` from the block's RIP, as one operation.
+pub(crate) fn compare_reg_jump<O: Binary, const NUMBER: u8, W: Width>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Flow {
+    let (left, right) = (W::get(&cpu.regs, op.a), W::get(&cpu.regs, op.b));
+    O::apply(&mut cpu.flags, left, right);
+    jump_fused::<NUMBER>(cpu, op)
+}
+
+/// CMP or TEST of register `a` and `imm`, then Jcc to `disp` from the block's RIP, as one operation.
+pub(crate) fn compare_imm_jump<O: Binary, const NUMBER: u8, W: Width>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Flow {
+    let left = W::get(&cpu.regs, op.a);
+    O::apply(&mut cpu.flags, left, W::truncate(op.imm));
+    jump_fused::<NUMBER>(cpu, op)
+}
+
+#[inline(always)]
+fn jump_fused<const NUMBER: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
+    if holds_const::<NUMBER>(&cpu.flags) {
+        let target = cpu.regs.read(BLOCK_RIP).wrapping_add(op.disp as u64);
+        tri!(go::<u64>(cpu, target));
         Flow::Jump
     } else {
         Flow::Next

@@ -10,6 +10,7 @@ use crate::op::{Exec, Op, mode};
 use crate::state::Seg;
 use crate::state::registers::{BLOCK_RIP, ZERO};
 
+mod fuse;
 mod integer;
 mod jump;
 mod sse;
@@ -35,6 +36,8 @@ pub(crate) fn lower(instruction: &Instruction, context: &Context) -> Op {
         .or_else(|| system::lower(instruction, context))
         .unwrap_or_else(|| Op::new(exec::control::undefined))
 }
+
+pub(crate) use fuse::fuse;
 
 /// Whether the operation may change what the lowering of the next instruction depends on.
 pub(crate) fn changes_context(instruction: &Instruction) -> bool {

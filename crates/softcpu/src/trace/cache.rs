@@ -48,8 +48,8 @@ pub(crate) struct Block {
     first: u32,
     /// Number of operations.
     count: u32,
-    /// Length in bytes.
-    pub(crate) bytes: u16,
+    /// Number of instructions: operations may stand for two.
+    pub(crate) instructions: u32,
     /// The last two ways out.
     pub(crate) links: [Link; 2],
 }
@@ -103,7 +103,7 @@ impl Cache {
         &mut self,
         physical: u64,
         mode: u8,
-        ops: &[Op],
+        (ops, instructions): (&[Op], usize),
         second_page: Option<u64>,
     ) -> BlockId {
         if self.ops.len() + ops.len() > OPS_MAX || self.blocks.len() >= BLOCKS_MAX {
@@ -116,7 +116,7 @@ impl Cache {
             mode,
             first: self.ops.len() as u32,
             count: ops.len() as u32,
-            bytes: ops.last().map_or(0, |op| op.next),
+            instructions: instructions as u32,
             links: [Link::NONE; 2],
         });
         self.ops.extend_from_slice(ops);
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn blocks_are_found_by_address_and_mode() {
         let mut cache = Cache::new();
-        let id = cache.insert(0x1000, 2, &[nop(), nop()], None);
+        let id = cache.insert(0x1000, 2, (&[nop(), nop()], 2), None);
         assert_eq!(cache.find(0x1000, 2), Some(id));
         assert_eq!(cache.find(0x1000, 1), None);
         assert_eq!(cache.find(0x1001, 2), None);
@@ -218,8 +218,8 @@ mod tests {
     #[test]
     fn a_dropped_page_forgets_blocks_that_cross_into_it() {
         let mut cache = Cache::new();
-        cache.insert(0x1fff, 0, &[nop()], Some(0x7000));
-        cache.insert(0x7010, 0, &[nop()], None);
+        cache.insert(0x1fff, 0, (&[nop()], 1), Some(0x7000));
+        cache.insert(0x7010, 0, (&[nop()], 1), None);
         assert!(cache.drop_page(0x7000));
         assert_eq!(cache.find(0x1fff, 0), None);
         assert_eq!(cache.find(0x7010, 0), None);
@@ -230,7 +230,7 @@ mod tests {
     fn a_full_cache_starts_over() {
         let mut cache = Cache::new();
         for index in 0..BLOCKS_MAX as u64 + 1 {
-            cache.insert(index * 16, 0, &[nop()], None);
+            cache.insert(index * 16, 0, (&[nop()], 1), None);
         }
         assert_eq!(cache.flushes, 1);
         assert_eq!(cache.size(), (1, 1));

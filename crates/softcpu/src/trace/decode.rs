@@ -16,16 +16,25 @@ const BLOCK_MAX: usize = 48;
 /// Bytes in an instruction at most.
 const INSTRUCTION_MAX: usize = 15;
 const PAGE: u64 = 4096;
+/// Mode bit of blocks that hold one instruction.
+const SINGLE: u8 = 1 << 7;
 
 impl Cpu {
     /// The block at `rip`, from the cache or freshly lowered.
     ///
     /// Errors: the fetch itself faulted. Bytes that are no instruction become an operation that raises
     /// #UD when it is executed, so that an instruction before it still runs.
-    pub(super) fn block_at(&mut self, cache: &mut Cache, rip: u64) -> Result<BlockId, Trap> {
+    ///
+    /// With `single`, a block of one instruction, not fused with the next.
+    pub(super) fn block_at(
+        &mut self,
+        cache: &mut Cache,
+        rip: u64,
+        single: bool,
+    ) -> Result<BlockId, Trap> {
         let linear = self.fetch_linear(rip)?;
         let physical = self.fetch_physical(linear)?;
-        let mode = self.code_mode();
+        let mode = self.code_mode() | if single { SINGLE } else { 0 };
         if let Some(id) = cache.find(physical, mode) {
             return Ok(id);
         }
@@ -86,7 +95,10 @@ impl Cpu {
         let mut decoder = Decoder::new(bits, &bytes[..in_page], DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         let mut second_page = None;
-        while ops.len() < BLOCK_MAX {
+        let mut previous = Instruction::default();
+        let mut instructions = 0;
+        let most = if mode & SINGLE != 0 { 1 } else { BLOCK_MAX };
+        while instructions < most {
             let start = decoder.position();
             decoder.set_ip(start as u64);
             decoder.decode_out(&mut instruction);
@@ -110,15 +122,25 @@ impl Cpu {
                 wide.set_ip(start as u64);
                 wide.decode_out(&mut instruction);
                 ops.push(self.lower_at(&instruction, start));
+                instructions = 1;
                 break;
             }
-            ops.push(self.lower_at(&instruction, start));
+            let op = self.lower_at(&instruction, start);
+            instructions += 1;
+            let fused = ops
+                .last()
+                .and_then(|last| lower::fuse((&previous, last), (&instruction, &op)));
+            match (fused, ops.last_mut()) {
+                (Some(fused), Some(last)) => *last = fused,
+                _ => ops.push(op),
+            }
             if ends_block(&instruction) {
                 break;
             }
+            previous = instruction;
         }
         // Device memory can be executed from, but not cached: what it reads as may change.
-        let id = cache.insert(physical, mode, &ops, second_page);
+        let id = cache.insert(physical, mode, (&ops, instructions), second_page);
         if !ram {
             cache.drop_page(page);
         }

@@ -29,7 +29,7 @@ impl Cpu {
             }
             let id = match linked.take() {
                 Some(id) => id,
-                None => match self.block_at(cache, self.rip) {
+                None => match self.block_at(cache, self.rip, false) {
                     Ok(id) => id,
                     Err(Trap) => {
                         self.deliver_fault();
@@ -37,7 +37,7 @@ impl Cpu {
                     }
                 },
             };
-            let flow = self.run_ops(cache, id, usize::MAX);
+            let flow = self.run_ops(cache, id);
             match flow {
                 // The block ran to its end, or jumped: both ways can be linked.
                 Flow::Next | Flow::Jump => linked = self.follow(cache, id),
@@ -51,11 +51,10 @@ impl Cpu {
         }
     }
 
-    /// Runs the operations of a block, at most `limit` of them, and leaves `rip` where to go on.
+    /// Runs the operations of a block, and leaves `rip` where to go on.
     #[inline(always)]
-    fn run_ops(&mut self, cache: &Cache, id: BlockId, limit: usize) -> Flow {
+    fn run_ops(&mut self, cache: &Cache, id: BlockId) -> Flow {
         let ops = cache.ops(id);
-        let ops = &ops[..ops.len().min(limit)];
         let start = self.rip;
         self.regs.write(BLOCK_RIP, start);
         self.running_page = cache.page(id);
@@ -65,7 +64,10 @@ impl Cpu {
             if flow == Flow::Next {
                 continue;
             }
-            let done = ops.len() - rest.len();
+            let done = match rest.len() {
+                0 => cache.block(id).instructions as usize,
+                left => ops.len() - left,
+            };
             self.account(done);
             match flow {
                 Flow::Jump | Flow::Next => {}
@@ -74,7 +76,7 @@ impl Cpu {
             }
             return flow;
         }
-        self.account(ops.len());
+        self.account(cache.block(id).instructions as usize);
         if let Some(last) = ops.last() {
             self.rip = self.cut_rip(start + u64::from(last.next));
         }
@@ -99,7 +101,7 @@ impl Cpu {
             return None;
         }
         let (flushes, key) = (cache.flushes, self.code_key);
-        let block = match self.block_at(cache, self.rip) {
+        let block = match self.block_at(cache, self.rip, false) {
             Ok(block) => block,
             Err(Trap) => {
                 self.deliver_fault();
@@ -126,7 +128,7 @@ impl Cpu {
         if step.faulted {
             return;
         }
-        let id = match self.block_at(cache, self.rip) {
+        let id = match self.block_at(cache, self.rip, true) {
             Ok(id) => id,
             Err(Trap) => {
                 self.deliver_fault();
@@ -134,7 +136,7 @@ impl Cpu {
             }
         };
         self.alone = true;
-        let flow = self.run_ops(cache, id, 1);
+        let flow = self.run_ops(cache, id);
         self.alone = false;
         if flow == Flow::Halt {
             self.halted = true;
