@@ -1,6 +1,7 @@
 //! Broken configuration files and what is said about each: `tests/broken/NAME.toml` and `NAME.txt`.
 //!
 //! `FIXTURES` in a file stands for a directory made here. `UPDATE_GOLDEN=1` rewrites the texts.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::{Path, PathBuf};
 

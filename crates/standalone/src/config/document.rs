@@ -73,26 +73,24 @@ fn shorten(text: &str) -> String {
 /// Parses `text`, the content of `file`.
 ///
 /// Errors: the file is no TOML, or holds a number beyond what we can keep.
-pub fn parse(file: &Arc<str>, text: &str) -> Result<BTreeMap<String, Entry>, ConfigError> {
+pub fn parse(file: &Arc<str>, text: &str) -> Result<BTreeMap<String, Entry>, Vec<ConfigError>> {
     let lines = LineTable::new(text);
-    let table = DeTable::parse(text).map_err(|error| ConfigError {
-        place: Place {
-            file: file.clone(),
-            line: error.span().map_or(1, |span| lines.line_of(span.start)),
-        },
-        table: None,
-        key: None,
-        problem: Problem::Syntax(error.message().to_owned()),
+    let syntax = |line: u32, reason: String| {
+        vec![ConfigError {
+            place: Place {
+                file: file.clone(),
+                line,
+            },
+            table: None,
+            key: None,
+            problem: Problem::Syntax(reason),
+        }]
+    };
+    let table = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| lines.line_of(span.start));
+        syntax(line, error.message().to_owned())
     })?;
-    convert_table(table.get_ref(), &lines).map_err(|(line, reason)| ConfigError {
-        place: Place {
-            file: file.clone(),
-            line,
-        },
-        table: None,
-        key: None,
-        problem: Problem::Syntax(reason),
-    })
+    convert_table(table.get_ref(), &lines).map_err(|(line, reason)| syntax(line, reason))
 }
 
 type Failure = (u32, String);
@@ -172,8 +170,8 @@ mod tests {
     #[test]
     fn a_syntax_error_names_its_line() {
         let file: Arc<str> = "t.toml".into();
-        let error = parse(&file, "[main]\nname = \n").unwrap_err();
-        assert_eq!(error.place.line, 2);
-        assert!(matches!(error.problem, Problem::Syntax(_)));
+        let errors = parse(&file, "[main]\nname = \n").unwrap_err();
+        assert_eq!(errors[0].place.line, 2);
+        assert!(matches!(errors[0].problem, Problem::Syntax(_)));
     }
 }

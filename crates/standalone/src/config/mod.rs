@@ -71,7 +71,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
 ///
 /// Errors: as [`load`].
 pub fn parse(file: Arc<str>, text: &str) -> Result<Config, Vec<ConfigError>> {
-    let document = document::parse(&file, text).map_err(|error| vec![error])?;
+    let document = document::parse(&file, text)?;
     lower::lower(file, &document)
 }
 
