@@ -8,6 +8,7 @@
 //! * [`timer`]: PIT, RTC, HPET, PM timer.
 //! * [`serial`], [`ps2`], [`misc`]: UARTs, keyboard and mouse, and devices of a port or two.
 //! * [`pci`]: functions, windows, MSI-X, configuration space.
+//! * [`chipset`]: host bridge, ISA bridge, power management, reset register.
 //!
 //! Never here: a hypervisor, an emulated CPU, a runtime, files, the host's time. A device gets narrow
 //! handles (`XPorts`) and a plain configuration (`XConfig`) and says in `attach` where it answers.
@@ -29,3 +30,5 @@ pub mod ps2;
 pub mod misc;
 
 pub mod pci;
+
+pub mod chipset;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use vm_types::{IrqLine, IrqSink};
 
 use super::lock;
+use crate::pci::{IntxPin, IntxRouter};
 
 /// How many there are: PIRQA to PIRQD.
 pub const PIRQ_COUNT: usize = 4;
@@ -101,6 +102,13 @@ impl IrqSink for PirqRouter {
             pirq.asserted = pirq.asserted.saturating_sub(1);
             pirq.drive();
         }
+    }
+}
+
+/// The root bus's slots, in the chipset's wiring.
+impl IntxRouter for Arc<PirqRouter> {
+    fn line(&self, device: u8, pin: IntxPin) -> IrqLine {
+        PirqRouter::line(self, device, pin.index())
     }
 }
 
