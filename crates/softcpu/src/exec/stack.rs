@@ -50,7 +50,6 @@ pub(crate) fn push_all<W: Width>(cpu: &mut Cpu, _op: &Op) -> Flow {
     let mask = cpu.stack_mask();
     let sp = cpu.regs.read(RSP);
     let bottom = sp.wrapping_sub(8 * W::BYTES) & mask;
-    tri!(probe_stack(cpu, bottom, 8 * W::BYTES));
     for index in 0..8u8 {
         let value = W::get(&cpu.regs, RAX + index);
         let offset = sp.wrapping_sub(W::BYTES * (u64::from(index) + 1)) & mask;
@@ -95,20 +94,17 @@ pub(crate) fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
     let sp = cpu.regs.read(RSP);
     let frame = sp.wrapping_sub(W::BYTES);
     let old_frame = cpu.regs.read(RBP);
-    // Copies of the display, outermost first, then the new frame itself.
-    let mut display = [W::default(); 32];
+    let bottom = sp.wrapping_sub(W::BYTES * (level + 1)).wrapping_sub(op.imm);
+    // The pushes stay in memory when a later access faults, as on processors.
+    tri!(cpu.store_stack(frame & mask, W::truncate(old_frame)));
     for step in 1..level {
-        let offset = old_frame.wrapping_sub(W::BYTES * step) & mask;
-        display[step as usize] = tri!(cpu.load_stack(offset));
+        let source = old_frame.wrapping_sub(W::BYTES * step) & mask;
+        let pointer: W = tri!(cpu.load_stack(source));
+        tri!(cpu.store_stack(frame.wrapping_sub(W::BYTES * step) & mask, pointer));
     }
     if level > 0 {
-        display[level as usize] = W::truncate(frame);
-    }
-    let bottom = sp.wrapping_sub(W::BYTES * (level + 1)).wrapping_sub(op.imm);
-    tri!(cpu.store_stack(frame & mask, W::get(&cpu.regs, RBP)));
-    for step in 1..=level {
-        let offset = frame.wrapping_sub(W::BYTES * step) & mask;
-        tri!(cpu.store_stack(offset, display[step as usize]));
+        let offset = frame.wrapping_sub(W::BYTES * level) & mask;
+        tri!(cpu.store_stack(offset, W::truncate(frame)));
     }
     // The manual has the new top of stack checked for a write.
     tri!(probe_stack(cpu, bottom & mask, 1));

@@ -99,6 +99,8 @@ fn repeated(
         tri!(element(cpu));
         return Flow::Next;
     }
+    // With single step the trap comes after each round.
+    let most = if cpu.alone { 1 } else { ROUND_MAX };
     let mut done = 0;
     loop {
         let count = cpu.regs.read(RCX) & mask;
@@ -107,11 +109,11 @@ fn repeated(
             advance(cpu, RCX, 0, mask);
             return Flow::Next;
         }
-        if done >= ROUND_MAX {
+        if done >= most {
             cpu.account(done as usize);
             return Flow::Again;
         }
-        let moved = bulk(cpu, count.min(ROUND_MAX - done));
+        let moved = bulk(cpu, count.min(most - done));
         if moved > 0 {
             advance(cpu, RCX, moved.wrapping_neg(), mask);
             done += moved;

@@ -1,6 +1,6 @@
 //! Integer arithmetic, moves, shifts, bits, stack: everything without memory management or branches.
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
 use super::{
     Context, Form, by_width, condition, form, number, operand_bits, segment_index, set_memory,
@@ -372,7 +372,6 @@ fn pop(i: &Instruction, context: &Context) -> Option<Op> {
 }
 
 fn enter(i: &Instruction) -> Op {
-    use iced_x86::Code;
     let exec = match i.code() {
         Code::Enterw_imm16_imm8 => stack::enter::<u16> as Exec,
         Code::Enterd_imm16_imm8 => stack::enter::<u32> as Exec,

@@ -403,6 +403,7 @@ impl Cpu {
     fn load_slow(&mut self, linear: u64, size: u64, seg: Seg) -> Result<u64, Trap> {
         self.check_access(linear, size, Intent::Load)?;
         if crosses_page(linear, size) {
+            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Load, seg)?;
             let mut value = 0;
             for index in 0..size {
@@ -420,6 +421,7 @@ impl Cpu {
     fn store_slow(&mut self, linear: u64, size: u64, value: u64, seg: Seg) -> Result<(), Trap> {
         self.check_access(linear, size, Intent::Store)?;
         if crosses_page(linear, size) {
+            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Store, seg)?;
             for index in 0..size {
                 let physical = self.translate(linear.wrapping_add(index), Intent::Store, seg)?;
@@ -457,6 +459,7 @@ impl Cpu {
                 return Ok(old);
             }
         } else {
+            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Store, seg)?;
         }
         let old = self.load_slow(linear, size, seg)?;

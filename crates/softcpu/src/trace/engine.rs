@@ -10,43 +10,47 @@ use crate::state::registers::BLOCK_RIP;
 impl Cpu {
     /// Runs blocks until the budget is used up or something makes the CPU stop.
     pub(crate) fn run_blocks(&mut self, cache: &mut Cache) -> Exit {
-        // The block to go on with, when a link said so.
-        let mut linked: Option<BlockId> = None;
         loop {
-            if self.needs_attention() {
-                linked = None;
-                if let Some(exit) = self.attend(cache) {
-                    return exit;
-                }
+            if self.needs_attention()
+                && let Some(exit) = self.attend(cache)
+            {
+                return exit;
             }
             if self.remaining <= 0 {
                 return Exit::Budget;
             }
             if self.stepping {
-                linked = None;
                 self.step(cache);
                 continue;
             }
-            let id = match linked.take() {
-                Some(id) => id,
-                None => match self.block_at(cache, self.rip, false) {
-                    Ok(id) => id,
-                    Err(Trap) => {
-                        self.deliver_fault();
-                        continue;
-                    }
-                },
-            };
-            let flow = self.run_ops(cache, id);
-            match flow {
-                // The block ran to its end, or jumped: both ways can be linked.
-                Flow::Next | Flow::Jump => linked = self.follow(cache, id),
-                Flow::End | Flow::Again => {}
-                Flow::Fault => self.deliver_fault(),
-                Flow::Halt => self.halted = true,
+            match self.block_at(cache, self.rip, false) {
+                Ok(id) => self.run_chain(cache, id),
+                Err(Trap) => self.deliver_fault(),
             }
-            if flow == Flow::Halt {
-                self.request_attention();
+        }
+    }
+
+    /// Runs blocks from `id` on, along their links, until something wants a fresh look.
+    #[inline(always)]
+    fn run_chain(&mut self, cache: &mut Cache, mut id: BlockId) {
+        loop {
+            match self.run_ops(cache, id) {
+                // The block ran to its end, or jumped: both ways can be linked.
+                Flow::Next | Flow::Jump => {}
+                Flow::End | Flow::Again => return,
+                Flow::Fault => return self.deliver_fault(),
+                Flow::Halt => {
+                    self.halted = true;
+                    return self.request_attention();
+                }
+            }
+            // A change of mode asks for attention, so that `stepping` needs no look of its own.
+            if self.needs_attention() || self.remaining <= 0 {
+                return;
+            }
+            match self.follow(cache, id) {
+                Some(next) => id = next,
+                None => return,
             }
         }
     }
@@ -97,9 +101,6 @@ impl Cpu {
 
     #[inline(never)]
     fn link(&mut self, cache: &mut Cache, from: BlockId) -> Option<BlockId> {
-        if self.needs_attention() || self.stepping {
-            return None;
-        }
         let (flushes, key) = (cache.flushes, self.code_key);
         let block = match self.block_at(cache, self.rip, false) {
             Ok(block) => block,
