@@ -14,6 +14,9 @@ use crate::package::{CodeMail, Package, PackageConfig, Sleep, TimeBase};
 use crate::state::{Control, Flags, Fpu, Registers, Seg, Segment, cr0, efer};
 use crate::trace::Cache;
 
+/// Instructions between two looks at the host's clock: some fifty microseconds.
+const PORTION: i64 = 16 * 1024;
+
 /// Why [`Cpu::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -39,8 +42,10 @@ pub struct Cpu {
     pub(crate) tlb_base: usize,
     /// Generation of code mappings (upper bits) and mode (low 8): links and fetches hold under it.
     pub(crate) code_key: u64,
-    /// Instructions left of the budget.
+    /// Instructions until the APIC timer is looked at again.
     pub(crate) remaining: i64,
+    /// What the budget holds beyond `remaining`.
+    reserve: i64,
     /// Look at interrupts, mode and mail before the next block.
     pub(crate) local_attention: bool,
     /// One instruction at a time: single step, interrupt shadow, code breakpoints.
@@ -127,6 +132,7 @@ impl Cpu {
             tlb_base: 0,
             code_key: 0,
             remaining: 0,
+            reserve: 0,
             local_attention: true,
             stepping: false,
             shares_memory: config.cpus > 1 && config.time_base == TimeBase::Clock,
@@ -240,7 +246,8 @@ impl Cpu {
         self.executed = self.executed();
         self.run_start = self.clock.now();
         self.run_budget = i64::try_from(budget).unwrap_or(i64::MAX);
-        self.remaining = self.run_budget;
+        self.remaining = 0;
+        self.reserve = self.run_budget;
         self.package.enter(self.id);
         self.local_attention = true;
         let Some(mut cache) = self.cache.take() else {
@@ -254,7 +261,34 @@ impl Cpu {
 
     /// Instructions executed since the CPU was made.
     pub fn executed(&self) -> u64 {
-        self.executed + (self.run_budget - self.remaining) as u64
+        self.executed + self.executed_in_run()
+    }
+
+    fn executed_in_run(&self) -> u64 {
+        (self.run_budget - self.reserve - self.remaining).max(0) as u64
+    }
+
+    /// Takes the next portion of the budget: as much as may run before somebody must look at the APIC
+    /// timer. False when the budget is used up.
+    pub(crate) fn take_portion(&mut self) -> bool {
+        self.reserve += self.remaining;
+        self.remaining = 0;
+        if self.reserve <= 0 {
+            return false;
+        }
+        let portion = match (self.time_base, self.apic.deadline()) {
+            (TimeBase::Clock, _) => PORTION,
+            (TimeBase::Instructions, None) => i64::MAX,
+            // A nanosecond is an instruction; a deadline that is past has been acted on.
+            (TimeBase::Instructions, Some(deadline)) => {
+                i64::try_from(deadline.since(self.now()).as_nanos())
+                    .unwrap_or(i64::MAX)
+                    .max(1)
+            }
+        };
+        self.remaining = portion.min(self.reserve);
+        self.reserve -= self.remaining;
+        true
     }
 
     /// Until when a CPU that came back with [`Exit::Halted`] has nothing to do.
@@ -277,10 +311,9 @@ impl Cpu {
     pub(crate) fn now(&self) -> Moment {
         match self.time_base {
             TimeBase::Clock => self.clock.now(),
-            TimeBase::Instructions => {
-                let done = (self.run_budget - self.remaining).max(0) as u64;
-                self.run_start.after(Span::from_nanos(done))
-            }
+            TimeBase::Instructions => self
+                .run_start
+                .after(Span::from_nanos(self.executed_in_run())),
         }
     }
 
@@ -411,11 +444,16 @@ impl Cpu {
     /// Looks at mail, signals, timer and interrupts between two blocks.
     pub(crate) fn attend(&mut self, cache: &mut Cache) -> Option<Exit> {
         self.local_attention = false;
+        self.running_page = u64::MAX;
         self.handle_mail(cache);
         let now = self.now();
         self.apic.advance(now);
         let signals = self.mailbox.collect(&mut self.apic);
-        event::attend(self, signals)
+        let exit = event::attend(self, signals);
+        if exit.is_none() && !self.take_portion() {
+            return Some(Exit::Budget);
+        }
+        exit
     }
 
     /// Acts on notes about code pages.
@@ -473,6 +511,8 @@ impl Cpu {
             self.events.alone_once = true;
             return;
         }
+        // No instruction runs any more: the pushes of the delivery may go where the code stands.
+        self.running_page = u64::MAX;
         let fault = self.fault;
         event::exception(self, fault);
     }

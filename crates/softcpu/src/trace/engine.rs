@@ -17,7 +17,9 @@ impl Cpu {
                 return exit;
             }
             if self.remaining <= 0 {
-                return Exit::Budget;
+                // Time has passed: `attend` looks at the timer and takes the next portion.
+                self.request_attention();
+                continue;
             }
             if self.stepping {
                 self.step(cache);
