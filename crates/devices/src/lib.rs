@@ -9,6 +9,8 @@
 //! * [`serial`], [`ps2`], [`misc`]: UARTs, keyboard and mouse, and devices of a port or two.
 //! * [`pci`]: functions, windows, MSI-X, configuration space.
 //! * [`chipset`]: host bridge, ISA bridge, power management, reset register.
+//! * [`nvme`]: an NVM Express controller over a [`block::Disk`].
+//! * [`testkit`]: drivers that play the guest, for tests, benchmarks and fuzz targets.
 //!
 //! Never here: a hypervisor, an emulated CPU, a runtime, files, the host's time. A device gets narrow
 //! handles (`XPorts`) and a plain configuration (`XConfig`) and says in `attach` where it answers.
@@ -32,3 +34,7 @@ pub mod misc;
 pub mod pci;
 
 pub mod chipset;
+
+pub mod nvme;
+
+pub mod testkit;

@@ -1,0 +1,15 @@
+//! The other side: drivers that play the guest, in process, with memory, address spaces and a record of
+//! interrupts. For tests, benchmarks and fuzz targets; nothing in a machine uses it.
+//!
+//! * [`memory`]: pages of guest memory for queues and buffers.
+//! * [`pci`]: a slot with one device in it, set up as firmware does.
+//! * [`nvme`]: [`nvme::NvmeRig`], a controller and a driver; `nvme_flows`, the steps of two drivers in the
+//!   field; `nvme_fuzz`, bytes as steps; `nvme_bench`, a load to be timed.
+//!
+//! A test driver stops at the first surprise: everything here panics where a test would.
+
+pub mod memory;
+
+pub mod pci;
+
+pub mod nvme;
