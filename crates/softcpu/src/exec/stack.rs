@@ -107,7 +107,7 @@ pub(crate) fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
         tri!(cpu.store_stack(offset, W::truncate(frame)));
     }
     // The manual has the new top of stack checked for a write.
-    tri!(probe_stack(cpu, bottom & mask, 1));
+    tri!(probe_stack(cpu, bottom & mask, W::BYTES));
     W::truncate(frame).set(&mut cpu.regs, RBP);
     cpu.set_sp(bottom, mask);
     Flow::Next
@@ -116,5 +116,6 @@ pub(crate) fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
 /// Raises what a store of `size` bytes at `offset` of the stack would raise.
 fn probe_stack(cpu: &mut Cpu, offset: u64, size: u64) -> Result<(), crate::fault::Trap> {
     let linear = cpu.segmented(Seg::Ss, offset, size, Intent::Store)?;
+    cpu.check_access(linear, size, Intent::Store)?;
     cpu.probe_store(linear, size, Seg::Ss)
 }

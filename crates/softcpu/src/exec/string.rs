@@ -105,8 +105,6 @@ fn repeated(
     loop {
         let count = cpu.regs.read(RCX) & mask;
         if count == 0 {
-            // A 32-bit count is written back even if it was zero.
-            advance(cpu, RCX, 0, mask);
             return Flow::Next;
         }
         if done >= most {
@@ -145,15 +143,12 @@ pub(crate) fn move_string<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
             Ok(Round::More)
         },
         |cpu, count| {
-            // Flat, forwards, and the target not inside the source ahead of it: a plain copy.
+            // Flat and forwards: a plain copy.
             if mask != u64::MAX || op.mode & mode::COMPLEX != 0 || cpu.flags.has(flags::DF) {
                 return 0;
             }
             let (source, target) = (cpu.regs.read(RSI), cpu.regs.read(RDI));
             let bytes = count * W::BYTES;
-            if target.wrapping_sub(source) < bytes {
-                return 0;
-            }
             let Some(from) = cpu.direct_run(source, bytes, Intent::Load) else {
                 return 0;
             };
@@ -161,10 +156,9 @@ pub(crate) fn move_string<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
                 return 0;
             };
             let whole = from.length.min(to.length) / W::BYTES;
-            if whole == 0 {
+            if cpu.copy_run(from.cut(whole * W::BYTES), to.cut(whole * W::BYTES)) == 0 {
                 return 0;
             }
-            cpu.copy_run(from.cut(whole * W::BYTES), to.cut(whole * W::BYTES));
             advance(cpu, RSI, whole * W::BYTES, mask);
             advance(cpu, RDI, whole * W::BYTES, mask);
             whole

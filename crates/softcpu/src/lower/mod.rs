@@ -67,7 +67,11 @@ pub(crate) fn set_memory(op: &mut Op, instruction: &Instruction, context: &Conte
         index => number(index),
     };
     op.mode = instruction.memory_index_scale().trailing_zeros() as u8 & mode::SCALE;
-    let segment = segment_index(instruction.memory_segment());
+    let segment = if context.bits == 64 {
+        segment_64(instruction)
+    } else {
+        segment_index(instruction.memory_segment())
+    };
     op.mode |= segment << mode::SEGMENT_SHIFT;
     let size = address_bits(instruction, context);
     if size == 32 {
@@ -79,6 +83,16 @@ pub(crate) fn set_memory(op: &mut Op, instruction: &Instruction, context: &Conte
     let based = segment == Seg::Fs as u8 || segment == Seg::Gs as u8;
     if context.bits != 64 || size != 64 || based {
         op.mode |= mode::COMPLEX;
+    }
+}
+
+/// The segment of a memory operand in 64-bit code, where overrides other than FS and GS are ignored, also
+/// for the choice between #SS and #GP.
+fn segment_64(instruction: &Instruction) -> u8 {
+    match (instruction.memory_segment(), instruction.memory_base()) {
+        (segment @ (Register::FS | Register::GS), _) => segment_index(segment),
+        (_, Register::RSP | Register::RBP | Register::ESP | Register::EBP) => Seg::Ss as u8,
+        _ => Seg::Ds as u8,
     }
 }
 

@@ -401,6 +401,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow(&mut self, linear: u64, size: u64, seg: Seg) -> Result<u64, Trap> {
+        self.checked_linear(linear, seg)?;
         self.check_access(linear, size, Intent::Load)?;
         if crosses_page(linear, size) {
             self.checked_linear(linear.wrapping_add(size - 1), seg)?;
@@ -419,6 +420,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow(&mut self, linear: u64, size: u64, value: u64, seg: Seg) -> Result<(), Trap> {
+        self.checked_linear(linear, seg)?;
         self.check_access(linear, size, Intent::Store)?;
         if crosses_page(linear, size) {
             self.checked_linear(linear.wrapping_add(size - 1), seg)?;
@@ -445,6 +447,7 @@ impl Cpu {
         locked: bool,
         change: &mut dyn FnMut(u64) -> u64,
     ) -> Result<u64, Trap> {
+        self.checked_linear(linear, seg)?;
         self.check_access(linear, size, Intent::Store)?;
         if !crosses_page(linear, size) {
             let physical = self.translate(linear, Intent::Store, seg)?;
@@ -468,7 +471,12 @@ impl Cpu {
     }
 
     /// Alignment check (#AC) and data breakpoints, which only the checked view needs.
-    fn check_access(&mut self, linear: u64, size: u64, intent: Intent) -> Result<(), Trap> {
+    pub(crate) fn check_access(
+        &mut self,
+        linear: u64,
+        size: u64,
+        intent: Intent,
+    ) -> Result<(), Trap> {
         if self.view != View::Checked || self.implicit {
             return Ok(());
         }
@@ -566,9 +574,13 @@ impl Cpu {
         })
     }
 
-    /// Copies inside guest memory, forwards, as whole runs.
+    /// Copies inside guest memory, forwards, as whole runs; how many bytes. None when the target begins
+    /// inside the source: then each element must see the ones before it.
     pub(crate) fn copy_run(&mut self, source: Run, target: Run) -> u64 {
         let length = source.length.min(target.length);
+        if target.host != source.host && target.host.wrapping_sub(source.host) < length as usize {
+            return 0;
+        }
         let (from, to) = (source.host as *const u8, target.host as *mut u8);
         // SAFETY: `direct_run` found both runs in mapped memory of that length; they may overlap.
         #[expect(unsafe_code, reason = "string moves by whole pages")]
