@@ -79,6 +79,7 @@ pub struct Cpu {
     pub(crate) ldtr: Segment,
     pub(crate) tr: Segment,
     pub(crate) control: Control,
+    pub(crate) msrs: crate::msr::Storage,
     pub(crate) fpu: Fpu,
     pub(crate) apic: LocalApic,
     pub(crate) events: event::State,
@@ -152,6 +153,7 @@ impl Cpu {
             ldtr: Segment::default(),
             tr: Segment::default(),
             control: Control::new(),
+            msrs: crate::msr::Storage::new(),
             fpu: Fpu::new(),
             apic,
             events: event::State::default(),
@@ -186,6 +188,7 @@ impl Cpu {
     pub fn reset(&mut self) {
         self.apic.reset();
         self.control = Control::new();
+        self.msrs = crate::msr::Storage::new();
         self.fpu = Fpu::new();
         self.init();
         self.waits_for_startup = self.id != 0;
