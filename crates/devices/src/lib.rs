@@ -9,6 +9,7 @@
 //! * [`serial`], [`ps2`], [`misc`]: UARTs, keyboard and mouse, and devices of a port or two.
 //! * [`pci`]: functions, windows, MSI-X, configuration space.
 //! * [`chipset`]: host bridge, ISA bridge, power management, reset register.
+//! * [`firmware`]: what a guest finds in memory before it runs: tables, maps, the kernel itself.
 //! * [`nvme`]: an NVM Express controller over a [`block::Disk`].
 //! * [`testkit`]: drivers that play the guest, for tests, benchmarks and fuzz targets.
 //!
@@ -34,6 +35,8 @@ pub mod misc;
 pub mod pci;
 
 pub mod chipset;
+
+pub mod firmware;
 
 pub mod nvme;
 

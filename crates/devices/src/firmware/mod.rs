@@ -1,0 +1,16 @@
+//! What a PC's software finds in memory before it runs: tables, maps, and the kernel itself.
+//!
+//! All of it is a pure function of the machine's description, so that a test can look at every byte.
+//!
+//! * [`layout`]: where RAM, ROM and device windows are; [`e820`]: the map of it that guests get.
+//! * [`boot`]: direct boot: a kernel image becomes a list of loads and the first CPU's state.
+
+pub mod layout;
+
+pub mod e820;
+
+pub mod boot;
+
+pub use boot::{BootError, BootImage, BootInput, BootState, Load, Segment};
+pub use e820::{E820Entry, E820Kind};
+pub use layout::MemoryLayout;
