@@ -16,10 +16,25 @@ pub fn from_f64(env: &mut Environment, bits: u64) -> F80 {
     load::<F64>(env, bits)
 }
 
+/// An `m32fp` operand of arithmetic: a signalling NaN stays one, for the operation to deal with.
+pub fn operand_f32(env: &mut Environment, bits: u32) -> F80 {
+    operand::<F32>(env, u64::from(bits))
+}
+
+/// An `m64fp` operand of arithmetic: a signalling NaN stays one, for the operation to deal with.
+pub fn operand_f64(env: &mut Environment, bits: u64) -> F80 {
+    operand::<F64>(env, bits)
+}
+
 #[inline]
 fn load<F: Format>(env: &mut Environment, bits: u64) -> F80 {
+    let value = operand::<F>(env, bits);
+    env.propagate_one(value).unwrap_or(value)
+}
+
+#[inline]
+fn operand<F: Format>(env: &mut Environment, bits: u64) -> F80 {
     let negative = format::negative::<F>(bits);
-    let fraction = format::fraction::<F>(bits) << (64 - F::TARGET.precision);
     match format::classify::<F>(bits) {
         Kind::Zero => F80::zero(negative),
         Kind::Finite { real, denormal } => {
@@ -27,12 +42,9 @@ fn load<F: Format>(env: &mut Environment, bits: u64) -> F80 {
             F80::from_real(real)
         }
         Kind::Infinity => F80::infinity(negative),
-        Kind::Quiet => F80::new(0x7fff, 1 << 63 | fraction).with_sign(negative),
-        Kind::Signaling => {
-            env.raise(IE);
-            F80::new(0x7fff, 1 << 63 | fraction)
-                .with_sign(negative)
-                .quieted()
+        Kind::Quiet | Kind::Signaling => {
+            let fraction = format::fraction::<F>(bits) << (64 - F::TARGET.precision);
+            F80::new(0x7fff, 1 << 63 | fraction).with_sign(negative)
         }
     }
 }

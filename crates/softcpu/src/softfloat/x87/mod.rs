@@ -23,7 +23,9 @@ mod wide;
 
 pub use arithmetic::{add, divide, multiply, square_root, subtract};
 pub use compare::{Signal, compare};
-pub use convert::{from_f32, from_f64, to_f32, to_f64, to_i16, to_i32, to_i64};
+pub use convert::{
+    from_f32, from_f64, operand_f32, operand_f64, to_f32, to_f64, to_i16, to_i32, to_i64,
+};
 pub use decimal::{from_decimal, to_decimal};
 pub use exponential::{exp2_minus_1, y_log2_x, y_log2_x_plus_1};
 pub use remainder::{Quotient, Remainder, remainder};

@@ -1,0 +1,147 @@
+//! SSE to SSE4.2, AES and PCLMULQDQ on XMM registers; [`super::mmx`] shares what both register files can do.
+//!
+//! * `lanes`: vectors as lanes. `integer`, `arrange`, `shift`: integer operations as types, which the functions here
+//!   turn into register and memory forms. `moves`: data movement.
+//! * `float`, `convert`: floating point through [`crate::softfloat::sse`].
+//! * `text`: PCMPxSTRx. `crypto`: AES, PCLMULQDQ, CRC32.
+
+use crate::cpu::Cpu;
+use crate::fault::{Exception, Trap, vector};
+use crate::mmu::Intent;
+use crate::op::{Flow, Op};
+use crate::state::{cr0, cr4};
+use crate::tri;
+
+pub(crate) mod arrange;
+pub(crate) mod convert;
+pub(crate) mod crypto;
+pub(crate) mod float;
+pub(crate) mod integer;
+pub(crate) mod lanes;
+pub(crate) mod moves;
+pub(crate) mod shift;
+pub(crate) mod text;
+
+/// A function of two XMM operands, the first of which it replaces.
+pub(crate) trait Xmm {
+    /// The new value of the first operand.
+    fn xmm(a: u128, b: u128) -> u128;
+}
+
+/// A function of two XMM operands and an immediate byte.
+pub(crate) trait XmmImmediate {
+    /// The new value of the first operand.
+    fn xmm(a: u128, b: u128, immediate: u8) -> u128;
+}
+
+impl Cpu {
+    /// Raises what an instruction on XMM registers raises when the system has not enabled them.
+    #[inline(always)]
+    pub(crate) fn require_sse(&mut self) -> Result<(), Trap> {
+        let missing = self.control.cr0 & (cr0::EM | cr0::TS) | !self.control.cr4 & cr4::OSFXSR;
+        if missing == 0 {
+            Ok(())
+        } else {
+            Err(self.refuse_sse())
+        }
+    }
+
+    /// SDM vol. 3A, table 13-1.
+    #[cold]
+    fn refuse_sse(&mut self) -> Trap {
+        let disabled = self.control.cr0 & cr0::EM != 0 || self.control.cr4 & cr4::OSFXSR == 0;
+        self.raise(if disabled {
+            Exception::invalid_opcode()
+        } else {
+            Exception::plain(vector::NO_DEVICE)
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn xmm(&self, index: u8) -> u128 {
+        self.fpu.xmm[usize::from(index & 15)]
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_xmm(&mut self, index: u8, value: u128) {
+        self.fpu.xmm[usize::from(index & 15)] = value;
+    }
+
+    /// Linear address of a 16-byte operand that has to be aligned.
+    #[inline(always)]
+    fn aligned(&mut self, op: &Op, intent: Intent) -> Result<u64, Trap> {
+        let linear = self.linear(op, 16, intent)?;
+        if linear & 15 == 0 {
+            Ok(linear)
+        } else {
+            Err(self.misaligned())
+        }
+    }
+
+    #[cold]
+    pub(crate) fn misaligned(&mut self) -> Trap {
+        self.raise(Exception::protection(0))
+    }
+
+    /// Loads a 16-byte operand that has to be aligned.
+    #[inline(always)]
+    pub(crate) fn load_aligned(&mut self, op: &Op) -> Result<u128, Trap> {
+        let linear = self.aligned(op, Intent::Load)?;
+        self.load_16(linear, op.segment())
+    }
+
+    /// Loads a 16-byte operand.
+    #[inline(always)]
+    pub(crate) fn load_unaligned(&mut self, op: &Op) -> Result<u128, Trap> {
+        let linear = self.linear(op, 16, Intent::Load)?;
+        self.load_16(linear, op.segment())
+    }
+
+    /// Stores a 16-byte operand that has to be aligned.
+    #[inline(always)]
+    pub(crate) fn store_aligned(&mut self, op: &Op, value: u128) -> Result<(), Trap> {
+        let linear = self.aligned(op, Intent::Store)?;
+        self.store_16(linear, value, op.segment())
+    }
+
+    /// Stores a 16-byte operand.
+    #[inline(always)]
+    pub(crate) fn store_unaligned(&mut self, op: &Op, value: u128) -> Result<(), Trap> {
+        let linear = self.linear(op, 16, Intent::Store)?;
+        self.store_16(linear, value, op.segment())
+    }
+}
+
+/// XMM with XMM.
+pub(crate) fn reg<O: Xmm>(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_sse());
+    let value = O::xmm(cpu.xmm(op.a), cpu.xmm(op.b));
+    cpu.set_xmm(op.a, value);
+    Flow::Next
+}
+
+/// XMM with memory.
+pub(crate) fn mem<O: Xmm>(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_sse());
+    let b = tri!(cpu.load_aligned(op));
+    let value = O::xmm(cpu.xmm(op.a), b);
+    cpu.set_xmm(op.a, value);
+    Flow::Next
+}
+
+/// XMM with XMM and an immediate.
+pub(crate) fn reg_imm<O: XmmImmediate>(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_sse());
+    let value = O::xmm(cpu.xmm(op.a), cpu.xmm(op.b), op.imm as u8);
+    cpu.set_xmm(op.a, value);
+    Flow::Next
+}
+
+/// XMM with memory and an immediate.
+pub(crate) fn mem_imm<O: XmmImmediate>(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_sse());
+    let b = tri!(cpu.load_aligned(op));
+    let value = O::xmm(cpu.xmm(op.a), b, op.imm as u8);
+    cpu.set_xmm(op.a, value);
+    Flow::Next
+}

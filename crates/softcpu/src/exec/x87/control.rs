@@ -1,0 +1,288 @@
+//! Control and status word, environment and state of the x87; FNINIT, FNCLEX, FFREE, FINCSTP, FDECSTP, FWAIT.
+//!
+//! Memory images: SDM vol. 1, figures 8-9 to 8-12.
+
+use super::{C1, FLAGS, SF};
+use crate::cpu::Cpu;
+use crate::fault::{Exception, Trap, vector};
+use crate::mmu::Intent;
+use crate::op::{Flow, Op};
+use crate::softfloat::f80::{Class, F80};
+use crate::state::fpu::{Fpu, St};
+use crate::state::registers::RAX;
+use crate::state::{Width, cr0, flags};
+use crate::tri;
+
+/// Bits of the control word that can be set; bit 6 always is.
+const CONTROL_MASK: u16 = 0x1f3f;
+const CONTROL_FIXED: u16 = 0x0040;
+const CONTROL_RESET: u16 = 0x037f;
+
+impl Fpu {
+    /// Sets the control word and works out what is pending under it.
+    pub(crate) fn set_control(&mut self, control: u16) {
+        self.control = control & CONTROL_MASK | CONTROL_FIXED;
+        self.summarise();
+    }
+
+    /// FNINIT: all but the registers themselves.
+    pub(crate) fn initialise_x87(&mut self) {
+        self.control = CONTROL_RESET;
+        self.status = 0;
+        self.occupied = 0;
+        self.last_opcode = 0;
+        self.last_instruction = 0;
+        self.last_instruction_selector = 0;
+        self.last_data = 0;
+        self.last_data_selector = 0;
+    }
+
+    /// The tag word: two bits for each physical register.
+    fn tags(&self) -> u16 {
+        (0..8).fold(0, |tags, index| {
+            let tag = if self.occupied >> index & 1 == 0 {
+                3
+            } else {
+                let St {
+                    significand,
+                    sign_exponent,
+                } = self.registers[index];
+                match F80::new(sign_exponent, significand).classify() {
+                    Class::Zero => 1,
+                    Class::Finite {
+                        denormal: false, ..
+                    } => 0,
+                    _ => 2,
+                }
+            };
+            tags | tag << (2 * index)
+        })
+    }
+
+    fn set_tags(&mut self, tags: u16) {
+        self.occupied = (0..8).fold(0, |occupied, index| {
+            occupied | u8::from(tags >> (2 * index) & 3 != 3) << index
+        });
+    }
+}
+
+/// FLDCW.
+pub(crate) fn load_control(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    let control = tri!(cpu.load_operand::<u16>(op));
+    cpu.fpu.set_control(control);
+    Flow::Next
+}
+
+/// FNSTCW.
+pub(crate) fn store_control(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    let control = cpu.fpu.control;
+    tri!(cpu.store_operand(op, control));
+    Flow::Next
+}
+
+/// FNSTSW to memory.
+pub(crate) fn store_status(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    let status = cpu.fpu.status;
+    tri!(cpu.store_operand(op, status));
+    Flow::Next
+}
+
+/// FNSTSW AX.
+pub(crate) fn status_to_ax(cpu: &mut Cpu, _op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    let status = cpu.fpu.status;
+    status.set(&mut cpu.regs, RAX);
+    Flow::Next
+}
+
+/// FNINIT.
+pub(crate) fn initialise(cpu: &mut Cpu, _op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    cpu.fpu.initialise_x87();
+    Flow::Next
+}
+
+/// FNCLEX.
+pub(crate) fn clear_exceptions(cpu: &mut Cpu, _op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    cpu.fpu.status &= !(FLAGS | SF);
+    cpu.fpu.summarise();
+    Flow::Next
+}
+
+/// FNOP and the instructions of the 8087 and 80287 that do nothing now.
+pub(crate) fn nothing(cpu: &mut Cpu, _op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    Flow::Next
+}
+
+/// FWAIT.
+pub(crate) fn wait(cpu: &mut Cpu, _op: &Op) -> Flow {
+    const BOTH: u64 = cr0::MP | cr0::TS;
+    if cpu.control.cr0 & BOTH == BOTH {
+        let _trap = cpu.raise(Exception::plain(vector::NO_DEVICE));
+        return Flow::Fault;
+    }
+    tri!(cpu.report_x87());
+    Flow::Next
+}
+
+/// FFREE ST(`a`); with `POP`, ST(0) goes (FFREEP).
+pub(crate) fn free<const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    cpu.note_instruction(op);
+    let slot = cpu.fpu.slot(op.a);
+    cpu.fpu.occupied &= !(1 << slot);
+    if POP {
+        cpu.fpu.pop();
+    }
+    Flow::Next
+}
+
+/// FINCSTP and FDECSTP: TOP moves by `imm`.
+pub(crate) fn rotate(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    cpu.note_instruction(op);
+    let top = cpu.fpu.top().wrapping_add(op.imm as u8);
+    cpu.fpu.set_top(top);
+    cpu.fpu.status &= !C1;
+    Flow::Next
+}
+
+/// Whether the environment has the layout of protected mode.
+fn is_protected(cpu: &Cpu) -> bool {
+    cpu.control.cr0 & cr0::PE != 0 && !cpu.flags.has(flags::VM)
+}
+
+/// The environment in an area of 14 or 28 bytes; gives its size.
+fn write_environment(cpu: &Cpu, area: &mut [u8; 108], wide: bool) -> usize {
+    let fpu = &cpu.fpu;
+    let (instruction, data) = (fpu.last_instruction as u32, fpu.last_data as u32);
+    let opcode = u32::from(fpu.last_opcode & 0x7ff);
+    let high = |address: u32| (address >> 16) << 12;
+    let tail = if is_protected(cpu) {
+        let selector = u32::from(fpu.last_instruction_selector);
+        [
+            instruction,
+            selector | opcode << 16,
+            data,
+            u32::from(fpu.last_data_selector),
+        ]
+    } else {
+        [
+            instruction & 0xffff,
+            high(instruction) | opcode,
+            data & 0xffff,
+            high(data),
+        ]
+    };
+    let head = [fpu.control, fpu.status, fpu.tags()].map(u32::from);
+    let step = if wide { 4 } else { 2 };
+    for (index, word) in head.into_iter().chain(tail).enumerate() {
+        // What has no meaning reads as ones.
+        let filled = match index {
+            0..=2 | 6 => word | 0xffff_0000,
+            _ => word,
+        };
+        let bytes = if wide { filled } else { word }.to_le_bytes();
+        area[index * step..(index + 1) * step].copy_from_slice(&bytes[..step]);
+    }
+    7 * step
+}
+
+/// What [`write_environment`] wrote.
+fn read_environment(cpu: &mut Cpu, area: &[u8; 108], wide: bool) {
+    let step = if wide { 4 } else { 2 };
+    let word = |index: usize| {
+        let mut bytes = [0; 4];
+        bytes[..step].copy_from_slice(&area[index * step..(index + 1) * step]);
+        u32::from_le_bytes(bytes)
+    };
+    let protected = is_protected(cpu);
+    let fpu = &mut cpu.fpu;
+    fpu.status = word(1) as u16;
+    fpu.set_tags(word(2) as u16);
+    let (ip, cs, dp, ds) = (word(3), word(4), word(5), word(6));
+    if protected {
+        fpu.last_instruction = ip.into();
+        fpu.last_instruction_selector = cs as u16;
+        fpu.last_opcode = (cs >> 16) as u16 & 0x7ff;
+        fpu.last_data = dp.into();
+        fpu.last_data_selector = ds as u16;
+    } else {
+        fpu.last_instruction = u64::from(ip & 0xffff | (cs & 0x0fff_f000) << 4);
+        fpu.last_instruction_selector = 0;
+        fpu.last_opcode = cs as u16 & 0x7ff;
+        fpu.last_data = u64::from(dp & 0xffff | (ds & 0x0fff_f000) << 4);
+        fpu.last_data_selector = 0;
+    }
+    fpu.set_control(word(0) as u16);
+}
+
+fn store_area(cpu: &mut Cpu, op: &Op, area: &[u8]) -> Result<(), Trap> {
+    let linear = cpu.linear(op, area.len() as u64, Intent::Store)?;
+    cpu.store_bytes(linear, area, op.segment())
+}
+
+fn load_area(cpu: &mut Cpu, op: &Op, area: &mut [u8]) -> Result<(), Trap> {
+    let linear = cpu.linear(op, area.len() as u64, Intent::Load)?;
+    cpu.load_bytes(linear, area, op.segment())
+}
+
+/// FNSTENV; `imm` is the size of the area.
+pub(crate) fn store_environment(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    let mut area = [0; 108];
+    let size = write_environment(cpu, &mut area, op.imm == 28);
+    tri!(store_area(cpu, op, &area[..size]));
+    cpu.fpu.control |= FLAGS;
+    cpu.fpu.summarise();
+    Flow::Next
+}
+
+/// FLDENV; `imm` is the size of the area.
+pub(crate) fn load_environment(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    let mut area = [0; 108];
+    let wide = op.imm == 28;
+    tri!(load_area(cpu, op, &mut area[..if wide { 28 } else { 14 }]));
+    read_environment(cpu, &area, wide);
+    Flow::Next
+}
+
+/// FNSAVE; `imm` is the size of the area.
+pub(crate) fn save(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
+    let mut area = [0; 108];
+    let start = write_environment(cpu, &mut area, op.imm == 108);
+    for index in 0..8 {
+        let at = start + 10 * usize::from(index);
+        area[at..at + 10].copy_from_slice(&cpu.fpu.st(index).to_bits().to_le_bytes()[..10]);
+    }
+    tri!(store_area(cpu, op, &area[..start + 80]));
+    cpu.fpu.initialise_x87();
+    Flow::Next
+}
+
+/// FRSTOR; `imm` is the size of the area.
+pub(crate) fn restore(cpu: &mut Cpu, op: &Op) -> Flow {
+    tri!(cpu.require_x87());
+    let mut area = [0; 108];
+    let wide = op.imm == 108;
+    let start = if wide { 28 } else { 14 };
+    tri!(load_area(cpu, op, &mut area[..start + 80]));
+    read_environment(cpu, &area, wide);
+    let occupied = cpu.fpu.occupied;
+    for index in 0..8 {
+        let at = start + 10 * usize::from(index);
+        let mut bytes = [0; 16];
+        bytes[..10].copy_from_slice(&area[at..at + 10]);
+        cpu.fpu
+            .set_st(index, F80::from_bits(u128::from_le_bytes(bytes)));
+    }
+    cpu.fpu.occupied = occupied;
+    Flow::Next
+}
