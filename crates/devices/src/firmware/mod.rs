@@ -4,6 +4,7 @@
 //!
 //! * [`layout`]: where RAM, ROM and device windows are; [`e820`]: the map of it that guests get.
 //! * [`boot`]: direct boot: a kernel image becomes a list of loads and the first CPU's state.
+//! * [`aml`], `dsdt`, [`acpi`]: the ACPI tables.
 
 pub mod layout;
 
@@ -11,6 +12,13 @@ pub mod e820;
 
 pub mod boot;
 
+pub mod aml;
+
+mod dsdt;
+
+pub mod acpi;
+
+pub use acpi::{AcpiConfig, AcpiTables};
 pub use boot::{BootError, BootImage, BootInput, BootState, Load, Segment};
 pub use e820::{E820Entry, E820Kind};
 pub use layout::MemoryLayout;
