@@ -20,7 +20,7 @@ pub(crate) enum View {
 }
 
 /// Entries a view has.
-pub(crate) const SIZE: usize = 1024;
+pub(crate) const SIZE: usize = 2048;
 const VIEWS: usize = 4;
 const FETCH_SIZE: usize = 256;
 /// A tag that no page has.

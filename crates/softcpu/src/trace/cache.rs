@@ -176,9 +176,9 @@ impl Cache {
         self.blocks[id.0 as usize].physical & !0xfff
     }
 
-    /// Whether `page` holds blocks.
-    pub(crate) fn has_page(&self, page: u64) -> bool {
-        self.pages.contains_key(&page)
+    /// Whether a block can be found again, and so be linked to.
+    pub(crate) fn is_live(&self, id: BlockId) -> bool {
+        self.blocks[id.0 as usize].physical != DROPPED
     }
 
     /// Blocks and operations cached now.

@@ -116,7 +116,7 @@ impl Cpu {
             self.forget_links();
             return Some(block);
         }
-        if cache.has_page(cache.page(block)) {
+        if cache.is_live(block) {
             let rip = self.rip;
             let links = &mut cache.block_mut(from).links;
             links[1] = links[0];
