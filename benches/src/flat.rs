@@ -101,9 +101,9 @@ pub fn call(function: &[u8], count: u64, data: &[u8]) -> Result<Run, RunError> {
         .first_mut()
         .ok_or_else(|| setup(&"a package without a processor"))?;
     let mut state = cpu.state();
-    state.control.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::MP;
+    state.control.cr0 = cr0::PE | cr0::PG | cr0::ET;
     state.control.cr3 = 0x1000;
-    state.control.cr4 = cr4::PAE | cr4::OSFXSR;
+    state.control.cr4 = cr4::PAE;
     state.control.efer = efer::LME | efer::LMA;
     let data_segment = Segment {
         selector: 0x10,

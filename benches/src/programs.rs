@@ -92,6 +92,8 @@ global_asm!(
     "mov rcx, rdi",
     "mov eax, 1",
     "mov edx, 3",
+    "xor r8d, r8d",
+    "xor r9d, r9d",
     "2:",
     "add rax, rdx",
     "xor r8, rax",

@@ -1,1 +1,128 @@
 //! Fuzz targets: each one is a plain function over bytes, so that any driver can call it.
+//!
+//! Reading order: [`TARGETS`] (what can be fuzzed), [`breed`] (inputs from inputs), [`campaign`] (a
+//! seeded run of one target, with a watchdog). The binary gives them a command line; a coverage-guided
+//! fuzzer can call [`Target::run`] as it is.
+//!
+//! A target returns when all is well and panics when not. It must not hang, whatever the bytes.
+
+pub mod breed;
+pub mod campaign;
+
+use softcpu::testkit::{Mode, run_arbitrary};
+
+/// Something that takes bytes from strangers.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What the bytes stand for.
+    pub about: &'static str,
+    /// Texts that good inputs are made of.
+    pub seeds: &'static [&'static [u8]],
+    /// One input.
+    pub run: fn(&[u8]),
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "processor",
+        about: "guest code, tables and registers in every mode: decode, lower, execute",
+        seeds: PROCESSOR_SEEDS,
+        run: processor,
+    },
+    Target {
+        name: "block",
+        about: "disk requests of a device",
+        seeds: &[&[0; 64]],
+        run: |bytes| {
+            let (fetched, answered) = block::testkit::fuzz_requests(bytes);
+            assert_eq!(fetched, answered, "requests fetched, requests answered");
+        },
+    },
+    Target {
+        name: "config",
+        about: "the text of vm.toml",
+        seeds: CONFIG_SEEDS,
+        run: config,
+    },
+];
+
+/// Instructions for one input of `processor`: enough to leave straight-line code.
+const PROCESSOR_BUDGET: u64 = 2_000;
+
+/// Short pieces of code of many families, so that mutations start from what decodes.
+const PROCESSOR_SEEDS: &[&[u8]] = &[
+    // add, xor, lea, dec, jnz
+    &[
+        0x48, 0x01, 0xd8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x74, 0x86, 0x08, 0xff, 0xc9, 0x75, 0xf2,
+    ],
+    // rep movsb, rep stosq, lock cmpxchg16b
+    &[0xf3, 0xa4, 0xf3, 0x48, 0xab, 0xf0, 0x48, 0x0f, 0xc7, 0x0f],
+    // mov cr3, wrmsr, lgdt, iretq, int 3
+    &[
+        0x0f, 0x22, 0xd8, 0x0f, 0x30, 0x0f, 0x01, 0x10, 0x48, 0xcf, 0xcc,
+    ],
+    // fld, fmul, fsincos, fxsave, movaps, pshufb, pcmpestri
+    &[
+        0xd9, 0x00, 0xd8, 0xc9, 0xd9, 0xfb, 0x0f, 0xae, 0x00, 0x0f, 0x28, 0xc1, 0x66, 0x0f, 0x38,
+    ],
+    // far call, sysenter, syscall, in, out, hlt
+    &[0xff, 0x1e, 0x0f, 0x34, 0x0f, 0x05, 0xec, 0xee, 0xf4],
+];
+
+fn processor(bytes: &[u8]) {
+    let Some((first, code)) = bytes.split_first() else {
+        return;
+    };
+    let mode = Mode::ALL[usize::from(*first) % Mode::ALL.len()];
+    run_arbitrary(mode, code, PROCESSOR_BUDGET);
+}
+
+const CONFIG_SEEDS: &[&[u8]] = &[
+    b"[main]\nname = \"a\"\ncpus = 1\nmemory = 256\nkernel = \"/k\"\ncmdline = \"\"\n",
+    b"[block_dev.a]\ntype = \"file\"\npath = \"/d\"\nworkers = 4\nblock_size = 4096\n",
+    b"[dev.b]\ndriver = \"pci-nvme\"\nblock_dev = \"a\"\npci-path = \"0.4.0\"\n",
+    b"[cpuid.host]\nvendor = \"amd\"\n\"1-0\" = [1, 2, 3, 4]\n[cloudinit]\nuser-data = \"\"\n",
+];
+
+fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(errors) = standalone::config::parse("vm.toml".into(), &text) {
+        assert!(!errors.is_empty(), "refused without a reason");
+        for error in errors {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_target_survives_a_short_seeded_campaign() {
+        for target in TARGETS {
+            let done = campaign::run(target, 1, 200, Duration::from_secs(20));
+            assert!(done.inputs > 0, "{}", target.name);
+        }
+    }
+
+    #[test]
+    fn every_target_takes_nothing_at_all() {
+        TARGETS.iter().for_each(|target| (target.run)(&[]));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (index, target) in TARGETS.iter().enumerate() {
+            assert!(
+                TARGETS[..index]
+                    .iter()
+                    .all(|other| other.name != target.name)
+            );
+        }
+    }
+}

@@ -13,7 +13,7 @@ fn measure(rounds: usize) -> Result<(), Box<dyn Error>> {
     use benches::programs::PROGRAMS;
     use benches::{Figure, report};
 
-    /// Issue-level promise for the first two programs, in millions a second.
+    /// What `PROMISES.md` says, in millions a second.
     const PROMISED: &[(&str, f64)] = &[("integer loop", 150.0), ("sha256", 150.0)];
 
     for program in PROGRAMS {
