@@ -11,6 +11,7 @@
 //! * [`chipset`]: host bridge, ISA bridge, power management, reset register.
 //! * [`firmware`]: what a guest finds in memory before it runs: tables, maps, the kernel itself.
 //! * [`nvme`]: an NVM Express controller over a [`block::Disk`].
+//! * [`virtio`]: block and entropy devices, modern and legacy.
 //! * [`testkit`]: drivers that play the guest, for tests, benchmarks and fuzz targets.
 //!
 //! Never here: a hypervisor, an emulated CPU, a runtime, files, the host's time. A device gets narrow
@@ -39,5 +40,7 @@ pub mod chipset;
 pub mod firmware;
 
 pub mod nvme;
+
+pub mod virtio;
 
 pub mod testkit;

@@ -5,6 +5,7 @@
 //! * [`pci`]: a slot with one device in it, set up as firmware does.
 //! * [`nvme`]: [`nvme::NvmeRig`], a controller and a driver; `nvme_flows`, the steps of two drivers in the
 //!   field; `nvme_fuzz`, bytes as steps; `nvme_bench`, a load to be timed.
+//! * [`virtio`]: [`virtio::VirtioRig`] and [`virtio::BlockRig`], a device and a driver of either interface.
 //!
 //! A test driver stops at the first surprise: everything here panics where a test would.
 
@@ -13,3 +14,5 @@ pub mod memory;
 pub mod pci;
 
 pub mod nvme;
+
+pub mod virtio;
