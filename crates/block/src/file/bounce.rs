@@ -3,7 +3,7 @@
 use vm_types::GuestSlice;
 
 /// What every direct transfer's memory and length can be aligned to: a page suits all devices.
-pub(super) const ALIGNMENT: usize = 4096;
+const ALIGNMENT: usize = 4096;
 
 /// A buffer that begins on a page.
 pub(super) struct Bounce {

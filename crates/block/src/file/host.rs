@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vm_types::GuestSlice;
 
 use super::FileOptions;
-use super::bounce::{ALIGNMENT, Bounce};
+use super::bounce::Bounce;
 use crate::disk::OpenError;
 use crate::engine::Medium;
 use crate::info::DiskInfo;
@@ -321,8 +321,8 @@ impl Medium for HostFile {
 impl HostFile {
     /// Whether ranges can be freed. Asked beyond the end of a file, where it changes nothing.
     fn can_free(&self, size: u64, device: bool) -> bool {
-        let beyond = size.next_multiple_of(ALIGNMENT as u64);
-        device || self.free(beyond, ALIGNMENT as u64).is_ok()
+        const UNIT: u64 = 4096;
+        device || self.free(size.next_multiple_of(UNIT), UNIT).is_ok()
     }
 
     fn free(&self, offset: u64, length: u64) -> IoResult<()> {

@@ -164,6 +164,7 @@ impl PoolEngine {
     }
 
     /// Hands one request over.
+    #[cfg(target_os = "linux")]
     pub(super) fn start(&self, request: &Request, segments: &[Segment], memory: &GuestMemory) {
         self.enqueue(&mut lock(&self.pool.shared.jobs), request, segments, memory);
         self.pool.shared.wake.notify_one();
