@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use devices::firmware::{AcpiConfig, AcpiTables, MemoryLayout};
+use devices::firmware::{AcpiConfig, AcpiTables, MemoryLayout, Smbios, SmbiosConfig};
 
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -72,4 +72,19 @@ fn acpi_tables_are_as_committed() {
         let name = String::from_utf8_lossy(signature).to_lowercase();
         check(&format!("acpi_{name}.hex"), &bytes[start..start + length]);
     }
+}
+
+#[test]
+fn smbios_is_as_committed() {
+    let smbios = Smbios::new(&SmbiosConfig {
+        firmware_version: "v1".to_owned(),
+        product: "Trivet PC".to_owned(),
+        serial: "0001".to_owned(),
+        uuid: uuid::Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
+        cpus: 2,
+        cpu_id: (0x0006_0f01, 0x0781_abfd),
+        cpu_name: "Trivet CPU".to_owned(),
+        layout: MemoryLayout::of(4 << 30),
+    });
+    check("smbios.hex", &smbios.place(0xf0000));
 }
