@@ -184,6 +184,7 @@ impl Cpu {
             #[expect(unsafe_code, reason = "TLB hit path, see benches/interpreter")]
             return Ok(unsafe { host::read(at) });
         }
+        self.check_ends(linear, 16, seg)?;
         let low = self.load_slow(linear, 8, seg)?;
         let high = self.load_slow(linear.wrapping_add(8), 8, seg)?;
         Ok(u128::from(high) << 64 | u128::from(low))
@@ -203,6 +204,7 @@ impl Cpu {
             }
             return Ok(());
         }
+        self.check_ends(linear, 16, seg)?;
         self.probe_store(linear, 16, seg)?;
         self.store_slow(linear, 8, value as u64, seg)?;
         self.store_slow(linear.wrapping_add(8), 8, (value >> 64) as u64, seg)
@@ -215,6 +217,7 @@ impl Cpu {
         into: &mut [u8],
         seg: Seg,
     ) -> Result<(), Trap> {
+        self.check_ends(linear, into.len() as u64, seg)?;
         for (index, byte) in into.iter_mut().enumerate() {
             *byte = self.load::<u8>(linear.wrapping_add(index as u64), seg)?;
         }
@@ -223,6 +226,7 @@ impl Cpu {
 
     /// Stores bytes; all of them or, with a fault, none. At most a page.
     pub(crate) fn store_bytes(&mut self, linear: u64, from: &[u8], seg: Seg) -> Result<(), Trap> {
+        self.check_ends(linear, from.len() as u64, seg)?;
         self.probe_store(linear, from.len() as u64, seg)?;
         for (index, byte) in from.iter().enumerate() {
             self.store::<u8>(linear.wrapping_add(index as u64), *byte, seg)?;
@@ -353,6 +357,13 @@ impl Cpu {
         }
     }
 
+    /// Both ends of an access are canonical: that is looked at before any page.
+    fn check_ends(&mut self, linear: u64, size: u64, seg: Seg) -> Result<(), Trap> {
+        self.checked_linear(linear, seg)?;
+        self.checked_linear(linear.wrapping_add(size.saturating_sub(1)), seg)?;
+        Ok(())
+    }
+
     /// `linear` if it is canonical (64-bit), cut to 32 bits otherwise.
     fn checked_linear(&mut self, linear: u64, seg: Seg) -> Result<u64, Trap> {
         if self.control.efer & efer::LMA == 0 {
@@ -401,10 +412,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow(&mut self, linear: u64, size: u64, seg: Seg) -> Result<u64, Trap> {
-        self.checked_linear(linear, seg)?;
+        self.check_ends(linear, size, seg)?;
         self.check_access(linear, size, Intent::Load)?;
         if crosses_page(linear, size) {
-            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Load, seg)?;
             let mut value = 0;
             for index in 0..size {
@@ -420,10 +430,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow(&mut self, linear: u64, size: u64, value: u64, seg: Seg) -> Result<(), Trap> {
-        self.checked_linear(linear, seg)?;
+        self.check_ends(linear, size, seg)?;
         self.check_access(linear, size, Intent::Store)?;
         if crosses_page(linear, size) {
-            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Store, seg)?;
             for index in 0..size {
                 let physical = self.translate(linear.wrapping_add(index), Intent::Store, seg)?;
@@ -447,7 +456,7 @@ impl Cpu {
         locked: bool,
         change: &mut dyn FnMut(u64) -> u64,
     ) -> Result<u64, Trap> {
-        self.checked_linear(linear, seg)?;
+        self.check_ends(linear, size, seg)?;
         self.check_access(linear, size, Intent::Store)?;
         if !crosses_page(linear, size) {
             let physical = self.translate(linear, Intent::Store, seg)?;
@@ -462,7 +471,6 @@ impl Cpu {
                 return Ok(old);
             }
         } else {
-            self.checked_linear(linear.wrapping_add(size - 1), seg)?;
             self.probe(linear, size, Intent::Store, seg)?;
         }
         let old = self.load_slow(linear, size, seg)?;
