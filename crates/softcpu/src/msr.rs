@@ -138,6 +138,11 @@ fn require(cpu: &mut Cpu, allowed: bool) -> Result<(), Trap> {
     if allowed { Ok(()) } else { refuse(cpu) }
 }
 
+/// Whether `value` sets no bit outside `allowed`.
+const fn fits(value: u64, allowed: u64) -> bool {
+    value & !allowed == 0
+}
+
 fn read_only(cpu: &mut Cpu, _index: u32, _value: u64) -> Result<(), Trap> {
     refuse(cpu)
 }
@@ -155,7 +160,7 @@ macro_rules! field {
             name: $name,
             read: |cpu, _| Ok(cpu.$($field).+),
             write: |cpu, _, value| {
-                require(cpu, value & !($bits) == 0)?;
+                require(cpu, fits(value, $bits))?;
                 cpu.$($field).+ = value;
                 Ok(())
             },

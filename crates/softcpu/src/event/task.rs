@@ -252,6 +252,7 @@ fn load_state(cpu: &mut Cpu, state: &State, linked: bool) -> Result<(), Trap> {
     }
     if state.trap {
         cpu.events.task_trap = true;
+        super::debug::update(cpu);
     }
     let limit = u64::from(cpu.segments[Seg::Cs as usize].limit);
     if cpu.rip > limit {
