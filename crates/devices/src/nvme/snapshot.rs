@@ -199,12 +199,14 @@ impl Nvme {
             self.attach(*id, queue).map_err(|error| error.to_string())?;
             queue.restore(saved)?;
         }
-        if let Some(first) = self.submissions().first() {
-            let [reads, writes, bytes_read, bytes_written] = state.counters;
-            first.counters.read_commands.store(reads, Relaxed);
-            first.counters.write_commands.store(writes, Relaxed);
-            first.counters.bytes_read.store(bytes_read, Relaxed);
-            first.counters.bytes_written.store(bytes_written, Relaxed);
+        // All that was counted goes to the first queue; what this controller has counted is forgotten.
+        let mut counters = state.counters;
+        for queue in self.submissions() {
+            let [reads, writes, bytes_read, bytes_written] = std::mem::take(&mut counters);
+            queue.counters.read_commands.store(reads, Relaxed);
+            queue.counters.write_commands.store(writes, Relaxed);
+            queue.counters.bytes_read.store(bytes_read, Relaxed);
+            queue.counters.bytes_written.store(bytes_written, Relaxed);
         }
         let mut core = shared.core();
         if core.paused {

@@ -262,8 +262,8 @@ struct Wiring {
 /// The saved state of a [`Function`].
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct FunctionState {
-    /// The bits that the guest has set, 256 bytes.
-    config: Vec<u8>,
+    /// The bits that the guest has set: 256 bytes, two hexadecimal digits each.
+    config: String,
     intx_asserted: bool,
     msix: Option<MsixState>,
 }
@@ -366,7 +366,7 @@ impl Function {
     pub fn save(&self) -> FunctionState {
         let state = self.lock();
         FunctionState {
-            config: state.config.guest_bits(),
+            config: hex(&state.config.guest_bits()),
             intx_asserted: state.intx_asserted,
             msix: self.msix().map(Msix::save),
         }
@@ -376,16 +376,16 @@ impl Function {
     ///
     /// Errors (a text that says what is wrong) leave the function as it was.
     pub fn restore(&self, saved: &FunctionState) -> Result<(), String> {
-        if saved.config.len() != super::config::CONFIG_BYTES {
-            return Err(format!("{} bytes of configuration", saved.config.len()));
-        }
+        let config = bytes(&saved.config)
+            .filter(|config| config.len() == super::config::CONFIG_BYTES)
+            .ok_or("configuration space is no 256 bytes")?;
         let mut state = self.lock();
         match (self.msix(), &saved.msix) {
             (Some(msix), Some(saved)) => msix.restore(saved)?,
             (None, None) => {}
             _ => return Err("MSI-X on one side only".to_owned()),
         }
-        state.config.write(0, &saved.config);
+        state.config.write(0, &config);
         state.intx_asserted = saved.intx_asserted;
         self.settle(&mut state);
         Ok(())
@@ -507,4 +507,15 @@ impl fmt::Debug for Function {
             .field("pin", &self.pin)
             .finish_non_exhaustive()
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }

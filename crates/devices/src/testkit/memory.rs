@@ -38,6 +38,15 @@ impl Pages {
         &self.memory
     }
 
+    /// The same pages used, in another memory that holds a copy.
+    #[must_use]
+    pub fn rebased(&self, memory: &GuestMemory) -> Self {
+        Self {
+            memory: memory.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The start of `bytes` fresh bytes, page-aligned.
     ///
     /// # Panics

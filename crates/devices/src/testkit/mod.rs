@@ -2,6 +2,7 @@
 //! interrupts. For tests, benchmarks and fuzz targets; nothing in a machine uses it.
 //!
 //! * [`memory`]: pages of guest memory for queues and buffers.
+//! * [`disk`]: a disk that writes down what it is asked to do.
 //! * [`pci`]: a slot with one device in it, set up as firmware does.
 //! * [`nvme`]: [`nvme::NvmeRig`], a controller and a driver; `nvme_flows`, the steps of two drivers in the
 //!   field; `nvme_fuzz`, bytes as steps; `nvme_bench`, a load to be timed.
@@ -13,6 +14,14 @@ pub mod memory;
 
 pub mod pci;
 
+pub mod disk;
+
 pub mod nvme;
+
+pub mod nvme_flows;
+
+pub mod nvme_fuzz;
+
+pub mod nvme_bench;
 
 pub mod virtio;

@@ -165,6 +165,11 @@ impl Slot {
         self.topology.config_write(self.at, offset, &data);
     }
 
+    /// Takes over where the windows of another slot are, after its device's state was moved here.
+    pub fn adopt(&mut self, other: &Self) {
+        self.windows = other.windows;
+    }
+
     /// Where window `bar` begins.
     pub fn window(&self, bar: usize) -> u64 {
         self.windows[bar]
