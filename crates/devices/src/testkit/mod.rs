@@ -6,7 +6,10 @@
 //! * [`pci`]: a slot with one device in it, set up as firmware does.
 //! * [`nvme`]: [`nvme::NvmeRig`], a controller and a driver; `nvme_flows`, the steps of two drivers in the
 //!   field; `nvme_fuzz`, bytes as steps; `nvme_bench`, a load to be timed.
-//! * [`virtio`]: [`virtio::VirtioRig`] and [`virtio::BlockRig`], a device and a driver of either interface.
+//! * [`virtio`]: [`virtio::VirtioRig`] and [`virtio::BlockRig`], a device and a driver of either interface;
+//!   `virtio_fuzz`, bytes as steps.
+//! * [`platform`]: [`platform::PlatformRig`], a board with every platform device; `platform_fuzz`, bytes as
+//!   a guest's doings on it and as kernel images.
 //!
 //! A test driver stops at the first surprise: everything here panics where a test would.
 
@@ -25,3 +28,9 @@ pub mod nvme_fuzz;
 pub mod nvme_bench;
 
 pub mod virtio;
+
+pub mod virtio_fuzz;
+
+pub mod platform;
+
+pub mod platform_fuzz;
