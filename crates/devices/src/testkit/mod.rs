@@ -29,8 +29,6 @@ pub mod nvme_bench;
 
 pub mod virtio;
 
-pub mod virtio_fuzz;
-
 pub mod platform;
 
 pub mod platform_fuzz;
