@@ -227,10 +227,12 @@ pub(crate) fn adjust_level_reg(cpu: &mut Cpu, op: &Op) -> Flow {
 pub(crate) fn adjust_level_mem(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(need_protected(cpu));
     let source = cpu.regs.read(op.b) as u16;
-    let old = tri!(cpu.modify_operand::<u16>(op, false, |target| {
-        adjusted(target, source).unwrap_or(target)
-    }));
-    cpu.flags.set_zero(adjusted(old, source).is_some());
+    // A target that needs no change is not written: a read-only page will do.
+    let adjusted = adjusted(tri!(cpu.load_operand::<u16>(op)), source);
+    if let Some(value) = adjusted {
+        tri!(cpu.store_operand(op, value));
+    }
+    cpu.flags.set_zero(adjusted.is_some());
     Flow::Next
 }
 

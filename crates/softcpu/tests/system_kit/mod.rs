@@ -21,9 +21,9 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use softcpu::apic::Interconnect;
-use softcpu::{Bus, Cpu, Exit, Package, PackageConfig, TimeBase, seeded_random};
+use softcpu::{Bus, Cpu, Exit, Package, PackageConfig, Sleep, TimeBase, seeded_random};
 use vm_types::memory::RegionKind;
-use vm_types::{Clock, GuestAddress, GuestMemory, MemoryRange};
+use vm_types::{Clock, GuestAddress, GuestMemory, ManualClock, MemoryRange, Span};
 
 /// How the code under test is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,14 +183,15 @@ impl Bus for TestBus {
 /// A machine ready to run.
 pub struct Machine {
     pub memory: GuestMemory,
-    pub cpu: Cpu,
+    cpus: Vec<Cpu>,
+    hand: ManualClock,
     mode: Mode,
     bus: Arc<TestBus>,
 }
 
 impl Machine {
-    /// A machine that will run `listing` in `mode`.
-    pub fn new(mode: Mode, listing: &str) -> Self {
+    /// A machine with `processors` processors of which the first will run `listing` in `mode`.
+    pub fn new(mode: Mode, processors: usize, listing: &str) -> Self {
         let range = |start, length| MemoryRange {
             start: GuestAddress(start),
             length,
@@ -223,11 +224,12 @@ impl Machine {
             values: Mutex::new(Vec::new()),
             external: Mutex::new(None),
         });
-        let (package, mut cpus) = Package::new(&PackageConfig {
-            cpus: 1,
+        let (clock, hand) = Clock::manual();
+        let (package, cpus) = Package::new(&PackageConfig {
+            cpus: processors,
             memory: memory.clone(),
             bus: bus.clone(),
-            clock: Clock::manual().0,
+            clock,
             time_base: TimeBase::Instructions,
             tsc_hz: 2_000_000_000,
             apic_hz: 1_000_000_000,
@@ -239,15 +241,37 @@ impl Machine {
             .unwrap_or_else(|_| panic!("set twice"));
         Self {
             memory,
-            cpu: cpus.remove(0),
+            cpus,
+            hand,
             mode,
             bus,
         }
     }
 
+    /// Runs the processors in turn until all have come to their ends.
+    fn run(&mut self) -> Exit {
+        const SLICE: u64 = 2_000;
+        for _ in 0..50 {
+            let exits: Vec<Exit> = self.cpus.iter_mut().map(|cpu| cpu.run(SLICE)).collect();
+            self.hand.advance(Span::from_nanos(SLICE));
+            // A halted processor that others or its timer will wake has not come to its end.
+            let waiting = self
+                .cpus
+                .iter()
+                .any(|cpu| cpu.sleep() != Sleep::Indefinitely);
+            match exits[0] {
+                Exit::Halted if waiting => {}
+                Exit::Halted if exits.contains(&Exit::Budget) => {}
+                Exit::Budget => {}
+                end => return end,
+            }
+        }
+        Exit::Budget
+    }
+
     /// Runs to the end and says what happened.
     pub fn outcome(&mut self) -> String {
-        let exit = self.cpu.run(100_000);
+        let exit = self.run();
         let mut text = String::new();
         let values = std::mem::take(&mut *self.bus.values.lock().unwrap());
         if !values.is_empty() {
@@ -304,7 +328,13 @@ impl Machine {
 /// Runs `listing` in `mode` and compares what happened.
 #[track_caller]
 pub fn check(mode: Mode, listing: &str, expected: &str) {
-    let mut machine = Machine::new(mode, listing);
+    check_on(mode, 1, listing, expected);
+}
+
+/// The same with several processors; the others wait for a start-up message.
+#[track_caller]
+pub fn check_on(mode: Mode, processors: usize, listing: &str, expected: &str) {
+    let mut machine = Machine::new(mode, processors, listing);
     let outcome = machine.outcome();
     assert_eq!(outcome, expected, "{mode:?}\n{listing}");
 }
