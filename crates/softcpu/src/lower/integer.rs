@@ -59,10 +59,11 @@ pub(super) fn lower(i: &Instruction, context: &Context) -> Option<Op> {
         M::Pushad => Op::new(stack::push_all::<u32>),
         M::Popa => Op::new(stack::pop_all::<u16>),
         M::Popad => Op::new(stack::pop_all::<u32>),
-        M::Leave => Op::new(by_width!(
-            i.stack_pointer_increment() as u32 * 8,
-            stack::leave
-        )),
+        M::Leave => Op::new(match i.code() {
+            Code::Leavew => stack::leave::<u16>,
+            Code::Leaved => stack::leave::<u32>,
+            _ => stack::leave::<u64>,
+        }),
         M::Enter => enter(i),
         M::Mul => single(
             i,
