@@ -819,3 +819,31 @@ fn a16_keep_alive_timestamp_and_power_transitions_are_refused() {
         same(rig.admin(set_feature(id, 0)).status, Status::INVALID_FIELD);
     }
 }
+
+#[test]
+fn a13_shadow_doorbells_lose_nothing_between_threads() {
+    let mut rig = NvmeRig::with_options(RigOptions {
+        execution: vm_types::Execution::Threads,
+        ..RigOptions::default()
+    })
+    .enabled();
+    rig.use_shadow_doorbells();
+    rig.create_io_queue(1, 8);
+    rig.create_io_queue(2, 64);
+    // Bursts of all sizes, so that the worker is met asleep, going to sleep and at work.
+    for turn in 0..6_000u32 {
+        for (queue, room) in [(1, 7), (2, 30)] {
+            for _ in 0..turn.wrapping_mul(2_654_435_761) % room + 1 {
+                rig.push(queue, Command::new(io::FLUSH, 1));
+            }
+            rig.ring(queue);
+        }
+        for (queue, room) in [(1, 7), (2, 30)] {
+            for _ in 0..turn.wrapping_mul(2_654_435_761) % room + 1 {
+                assert!(rig.wait(queue).status.is_success());
+            }
+        }
+    }
+    let saved = rig.shadows.map_or(0, |shadows| shadows.saved);
+    assert!(saved > 0);
+}

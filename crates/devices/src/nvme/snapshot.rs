@@ -208,12 +208,13 @@ impl Nvme {
             queue.counters.bytes_read.store(bytes_read, Relaxed);
             queue.counters.bytes_written.store(bytes_written, Relaxed);
         }
-        let mut core = shared.core();
-        if core.paused {
+        if shared.core().paused {
+            // New joins, too, are to wait for `resume`.
             for attachment in self.submissions().iter().filter_map(|q| q.attachment()) {
                 attachment.pause();
             }
         }
+        let mut core = shared.core();
         core.configuration = Configuration(state.configuration);
         core.status = state.status & !csts::FATAL;
         if state.status & csts::FATAL != 0 {

@@ -101,8 +101,9 @@ impl Bar {
             Space::Memory => 0x1_0000_0000,
         };
         let end = address.checked_add(self.size)?;
-        let sizing = address == self.address_mask()
-            || (self.wide && address & 0xffff_ffff == self.address_mask() & 0xffff_ffff);
+        // A wide register is sized one half at a time: the low half first, the high one still zero.
+        let low_ones = self.address_mask() & 0xffff_ffff;
+        let sizing = address == self.address_mask() || address == low_ones;
         (address != 0 && !sizing && end <= limit).then_some(address)
     }
 }
@@ -166,6 +167,7 @@ mod tests {
         assert_eq!(wide.placed_at(0xffff_c000), None);
         assert_eq!(wide.placed_at(0xffff_ffff_ffff_c000), None);
         assert_eq!(wide.placed_at(0x80_0000_0000), Some(0x80_0000_0000));
+        assert_eq!(wide.placed_at(0x80_ffff_c000), Some(0x80_ffff_c000));
         let ports = Bar::ports(0x100);
         assert_eq!(ports.placed_at(0xc000), Some(0xc000));
         assert_eq!(ports.placed_at(0x1_0000), None);
