@@ -44,3 +44,5 @@ pub mod nvme;
 pub mod virtio;
 
 pub mod testkit;
+
+mod sync;

@@ -13,10 +13,10 @@ use super::{INTEL, SUBSYSTEM_VENDOR};
 use crate::bus::{
     Access, AddressSpace, BusDevice, RegisterFile, RegisterMap, SpaceError, Width, row,
 };
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
 use crate::misc::Signal;
 use crate::pci::{Endpoint, Function, FunctionError, FunctionState, Identity};
+use crate::sync::lock;
 use crate::timer::{PmTimer, PmTimerWidth};
 
 /// First port of the PM block; PM1 events at 0, PM1 control at 4, timer at 8.

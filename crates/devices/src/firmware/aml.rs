@@ -5,7 +5,7 @@
 //! ```
 //! use devices::firmware::aml::{self, device, name, scope};
 //! let code = scope("\\_SB_", &[device("HPET", &[name("_HID", &aml::eisa_id("PNP0103"))])]);
-//! assert_eq!(&code[..7], b"\x10\x1a\\_SB_");
+//! assert_eq!(&code[..7], b"\x10\x17\\_SB_");
 //! ```
 //!
 //! Names are as in the specification: segments of up to four characters, dots between them, `\` for the

@@ -12,8 +12,8 @@ use super::layout::MemoryLayout;
 use super::loader;
 use super::smbios::Smbios;
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// First of its ports.
 pub const FW_CFG_PORT: u64 = 0x510;

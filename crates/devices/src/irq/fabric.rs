@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use vm_types::{IrqLine, IrqSink};
 
-use super::{IoApic, Pic, lock};
+use super::{IoApic, Pic};
+use crate::sync::lock;
 
 /// How many interrupt numbers there are: 16 ISA, then the IOAPIC's own pins.
 pub const IRQ_COUNT: usize = 32;

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use vm_types::{MsiMessage, MsiSink};
 
-use super::lock;
 use crate::bus::{
     Access, AddressSpace, BusDevice, RegisterFile, RegisterMap, SpaceError, Width, row,
 };
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// Where a PC has it.
 pub const IOAPIC_BASE: u64 = 0xfec0_0000;

@@ -21,10 +21,3 @@ pub use fabric::IrqFabric;
 pub use ioapic::{IoApic, IoApicConfig, IoApicPorts};
 pub use pic::{Pic, PicPorts};
 pub use pirq::{PirqRouter, pirq_of};
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// A device's own state. A panic elsewhere in the process is no reason to panic here too.
-pub(crate) fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}

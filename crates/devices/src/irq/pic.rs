@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use vm_types::IrqLine;
 
-use super::lock;
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// The ports of the pair: start and length.
 pub const PIC_PORTS: [(u64, u64); 3] = [(0x20, 2), (0xa0, 2), (0x4d0, 2)];

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use vm_types::{IrqLine, IrqSink};
 
-use super::lock;
 use crate::pci::{IntxPin, IntxRouter};
+use crate::sync::lock;
 
 /// How many there are: PIRQA to PIRQD.
 pub const PIRQ_COUNT: usize = 4;

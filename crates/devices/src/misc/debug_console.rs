@@ -67,8 +67,8 @@ impl Lifecycle for DebugConsole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::irq::lock;
     use crate::serial::batch::tests::Heard;
+    use crate::sync::lock;
 
     #[test]
     fn firmware_recognises_it_and_is_heard() {

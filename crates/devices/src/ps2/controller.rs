@@ -9,9 +9,9 @@ use super::keyboard::{Key, Keyboard, to_set_1};
 use super::mouse::Mouse;
 use super::queue::Queue;
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
 use crate::misc::Signal;
+use crate::sync::lock;
 
 /// Its ports: start and length.
 pub const PS2_PORTS: [(u64, u64); 2] = [(0x60, 1), (0x64, 1)];

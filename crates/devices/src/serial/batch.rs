@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 use vm_types::{Clock, Span, Task, Timer, Timers};
 
 use super::SerialPeer;
-use crate::irq::lock;
+use crate::sync::lock;
 
 /// Characters that are gathered at most.
 const CAPACITY: usize = 512;

@@ -12,8 +12,8 @@ use vm_types::{Clock, IrqLine, Timers};
 use super::fifo::ReceiveFifo;
 use super::{Batch, SerialPeer, UART_LENGTH};
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 const KIND: &str = "uart-16550a";
 

@@ -10,8 +10,8 @@ use super::bounded_deadline;
 use crate::bus::{
     Access, AddressSpace, BusDevice, RegisterFile, RegisterMap, SpaceError, Width, row,
 };
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// Where a PC has it.
 pub const HPET_BASE: u64 = 0xfed0_0000;

@@ -11,8 +11,8 @@ use vm_types::{Clock, Gate, IrqLine, Moment, Task, Timer, Timers};
 use super::bounded_deadline;
 use super::pit_channel::{Channel, Mode};
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// Ticks a second.
 pub const PIT_HZ: u64 = 1_193_182;

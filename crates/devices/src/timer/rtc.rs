@@ -12,8 +12,8 @@ use vm_types::{Clock, Gate, IrqLine, Moment, Span, Task, Timer, Timers};
 use super::bounded_deadline;
 use super::wall::{Civil, DAY};
 use crate::bus::{AddressSpace, BusDevice, SpaceError};
-use crate::irq::lock;
 use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+use crate::sync::lock;
 
 /// First of its two ports.
 pub const RTC_PORT: u64 = 0x70;
