@@ -90,12 +90,13 @@ pub(crate) fn after_step(cpu: &mut Cpu, step: Step, flow: Flow) {
     if cpu.events.resumed {
         cpu.flags.system &= !flags::RF;
     }
-    if step.trap && !cpu.events.no_step_trap {
+    // The single-step trap of MOV SS and POP SS is lost: the next instruction has its own.
+    if step.trap && !cpu.events.no_step_trap && cpu.shadow != Some(Shadow::StackSegment) {
         cpu.pending_debug |= SINGLE_STEP;
     }
     update(cpu);
     cpu.request_attention();
-    // MOV SS and POP SS hold traps until after the next instruction.
+    // Data breakpoints that they hit are held until after the next instruction.
     if cpu.shadow == Some(Shadow::StackSegment) {
         return;
     }

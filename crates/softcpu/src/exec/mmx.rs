@@ -246,9 +246,10 @@ pub(crate) fn store_masked(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// EMMS.
+/// EMMS: all registers empty, and TOP zero as after any MMX instruction.
 pub(crate) fn empty(cpu: &mut Cpu, _op: &Op) -> Flow {
     tri!(cpu.require_mmx());
+    cpu.fpu.status &= !TOP;
     cpu.fpu.occupied = 0;
     Flow::Next
 }

@@ -68,7 +68,8 @@ pub(crate) fn load_pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
     let seg = target(op);
     tri!(cpu.load_segment(seg, selector));
     offset.set(&mut cpu.regs, op.b);
-    after_load(cpu, seg)
+    // LSS holds nothing off: it loads pointer and segment in one (SDM vol. 2A, LDS).
+    if seg == Seg::Ss { Flow::End } else { Flow::Next }
 }
 
 fn need_base_instructions(cpu: &mut Cpu) -> Result<(), Trap> {

@@ -1,6 +1,6 @@
 //! String instructions that stay inside memory.
 
-use iced_x86::{Instruction, MemorySize, Mnemonic as M, OpKind};
+use iced_x86::{Instruction, MemorySize, Mnemonic as M, OpKind, Register};
 
 use super::{Context, by_width, segment_index};
 use crate::exec::string::{self, repeat};
@@ -56,7 +56,13 @@ pub(super) fn string_mode(i: &Instruction, context: &Context) -> u8 {
     } else {
         64
     };
-    let segment = segment_index(i.memory_segment());
+    let segment = match i.memory_segment() {
+        // 64-bit code ignores the other overrides.
+        segment if context.bits == 64 && !matches!(segment, Register::FS | Register::GS) => {
+            Seg::Ds as u8
+        }
+        segment => segment_index(segment),
+    };
     let mut bits = segment << mode::SEGMENT_SHIFT;
     match size {
         16 => bits |= mode::ADDRESS_16,

@@ -147,6 +147,7 @@ impl<A: LaneFunction> Float for Horizontal<F64, A> {
     }
 }
 
+/// The stages raise their exceptions one after the other; one that is not masked ends the instruction.
 impl Float for DotProduct<F32> {
     fn apply(env: &mut Environment, a: u128, b: u128, immediate: u8) -> u128 {
         let (a, b) = (all_dwords(a), all_dwords(b));
@@ -157,8 +158,14 @@ impl Float for DotProduct<F32> {
                 F32::multiply(env, a[lane].into(), b[lane].into())
             }
         });
+        if !env.settle() {
+            return 0;
+        }
         let low = F32::add(env, products[0], products[1]);
         let high = F32::add(env, products[2], products[3]);
+        if !env.settle() {
+            return 0;
+        }
         let sum = F32::add(env, low, high) as u32;
         from_all_dwords(std::array::from_fn(|lane| {
             if immediate >> lane & 1 == 0 { 0 } else { sum }
@@ -179,6 +186,9 @@ impl Float for DotProduct<F64> {
         } else {
             F64::multiply(env, a1, b1)
         };
+        if !env.settle() {
+            return 0;
+        }
         let sum = F64::add(env, low, high);
         let place = |bit: u8| if immediate & bit == 0 { 0 } else { sum };
         join(place(1), place(2))
