@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use softcpu::softfloat::env::{ALL, Relation};
 use softcpu::softfloat::f80::F80;
-use softcpu::softfloat::x87::{self, Environment, Quotient, Signal};
+use softcpu::softfloat::x87::{self, Environment, Outcome, Quotient, Signal};
 
 /// Condition codes in the status word.
 const C0: u16 = 1 << 8;
@@ -243,10 +243,11 @@ fn check_remainder(name: &str, rounding: Quotient, host: impl Fn(u16, F80, F80) 
         let mut env = Environment::new(control);
         let outcome = x87::remainder(&mut env, a, b, rounding);
         let (value, mut found) = ours(&env, outcome.value, a);
-        match outcome.quotient {
+        match outcome.outcome {
             _ if !env.stores() => {}
-            None => found |= C2,
-            Some(quotient) => {
+            Outcome::Refused => {}
+            Outcome::Partial => found |= C2,
+            Outcome::Done(quotient) => {
                 for (bit, code) in [(4, C0), (2, C3), (1, C1)] {
                     if quotient & bit != 0 {
                         found |= code;

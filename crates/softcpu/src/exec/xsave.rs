@@ -40,6 +40,11 @@ fn set_part(area: &mut [u8], at: usize, value: u128) {
     area[at..at + 16].copy_from_slice(&value.to_le_bytes());
 }
 
+/// An address cut to 57 bits, as the pointer registers keep it.
+fn sign_extended(address: u64) -> u64 {
+    ((address << 7) as i64 >> 7) as u64
+}
+
 impl Cpu {
     /// XMM registers that the current mode can reach.
     fn xmm_count(&self) -> usize {
@@ -75,7 +80,7 @@ impl Cpu {
         let fpu = &mut self.fpu;
         let pointer = |value: u64| {
             if wide {
-                (value, 0)
+                (sign_extended(value), 0)
             } else {
                 (value & 0xffff_ffff, (value >> 32) as u16)
             }
@@ -146,11 +151,27 @@ impl Cpu {
     /// Linear address of the area, aligned as it has to be.
     fn area(&mut self, op: &Op, size: u64, align: u64, intent: Intent) -> Result<u64, Trap> {
         let linear = self.linear(op, size, intent)?;
-        if linear & (align - 1) == 0 {
-            Ok(linear)
-        } else {
-            Err(self.misaligned())
+        if linear & (align - 1) != 0 {
+            return Err(self.misaligned());
         }
+        self.probe_last(op, linear, size as usize, intent)?;
+        Ok(linear)
+    }
+
+    /// Raises what an access to the last byte of an area would raise. Processors look there first, which decides the
+    /// address that a page fault reports.
+    pub(crate) fn probe_last(
+        &mut self,
+        op: &Op,
+        linear: u64,
+        size: usize,
+        intent: Intent,
+    ) -> Result<(), Trap> {
+        let last = linear.wrapping_add(size as u64 - 1);
+        if last >> 12 == linear >> 12 {
+            return Ok(());
+        }
+        self.probe(last, 1, intent, op.segment())
     }
 
     fn load_parts(&mut self, op: &Op, linear: u64, area: &mut [u8]) -> Result<(), Trap> {

@@ -180,9 +180,8 @@ fn load_or_store(instruction: &Instruction, context: &Context) -> Option<Op> {
         }),
         Mnemonic::Fbld => memory(transfer::load_decimal),
         Mnemonic::Fst if register => registers(instruction, transfer::store_reg::<false>, 0),
-        Mnemonic::Fstp | Mnemonic::Fstpnce if register => {
-            registers(instruction, transfer::store_reg::<true>, 0)
-        }
+        Mnemonic::Fstp if register => registers(instruction, transfer::store_reg::<true>, 0),
+        Mnemonic::Fstpnce => registers(instruction, transfer::store_reg_unchecked, 0),
         Mnemonic::Fst => memory(match bits {
             32 => transfer::store::<transfer::Single, false>,
             _ => transfer::store::<transfer::Double, false>,

@@ -70,11 +70,11 @@ unary! {
 pub(crate) trait Source {
     /// Reads the operand.
     fn read(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap>;
-    /// Its value as an operand of arithmetic.
-    fn operand(env: &mut Environment, bits: u64) -> F80;
+    /// Its value as an operand of arithmetic, and whether it is denormal.
+    fn operand(bits: u64) -> (F80, bool);
     /// Its value when loaded.
-    fn load(env: &mut Environment, bits: u64) -> F80 {
-        Self::operand(env, bits)
+    fn load(_env: &mut Environment, bits: u64) -> F80 {
+        Self::operand(bits).0
     }
 }
 
@@ -94,8 +94,8 @@ impl Source for Single {
         cpu.load_operand::<u32>(op).map(u64::from)
     }
 
-    fn operand(env: &mut Environment, bits: u64) -> F80 {
-        x87::operand_f32(env, bits as u32)
+    fn operand(bits: u64) -> (F80, bool) {
+        x87::operand_f32(bits as u32)
     }
 
     fn load(env: &mut Environment, bits: u64) -> F80 {
@@ -108,8 +108,8 @@ impl Source for Double {
         cpu.load_operand::<u64>(op)
     }
 
-    fn operand(env: &mut Environment, bits: u64) -> F80 {
-        x87::operand_f64(env, bits)
+    fn operand(bits: u64) -> (F80, bool) {
+        x87::operand_f64(bits)
     }
 
     fn load(env: &mut Environment, bits: u64) -> F80 {
@@ -122,8 +122,8 @@ impl Source for Integer16 {
         cpu.load_operand::<u16>(op).map(u64::from)
     }
 
-    fn operand(_env: &mut Environment, bits: u64) -> F80 {
-        F80::from_i64(i64::from(bits as i16))
+    fn operand(bits: u64) -> (F80, bool) {
+        (F80::from_i64(i64::from(bits as i16)), false)
     }
 }
 
@@ -132,8 +132,8 @@ impl Source for Integer32 {
         cpu.load_operand::<u32>(op).map(u64::from)
     }
 
-    fn operand(_env: &mut Environment, bits: u64) -> F80 {
-        F80::from_i64(i64::from(bits as i32))
+    fn operand(bits: u64) -> (F80, bool) {
+        (F80::from_i64(i64::from(bits as i32)), false)
     }
 }
 
@@ -142,15 +142,15 @@ impl Source for Integer64 {
         cpu.load_operand::<u64>(op)
     }
 
-    fn operand(_env: &mut Environment, bits: u64) -> F80 {
-        F80::from_i64(bits as i64)
+    fn operand(bits: u64) -> (F80, bool) {
+        (F80::from_i64(bits as i64), false)
     }
 }
 
 /// Commits the outcome of an operation for ST(`index`); gives whether it was stored.
 #[inline(always)]
 pub(super) fn deliver(cpu: &mut Cpu, env: &Environment, index: u8, value: F80) -> bool {
-    cpu.fpu.commit(env);
+    cpu.commit_x87(env);
     let stores = env.stores();
     if stores {
         cpu.fpu.set_st(index, value);
@@ -163,7 +163,7 @@ pub(crate) fn reg<O: Binary, const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     let stored = if cpu.fpu.is_empty(op.a) || cpu.fpu.is_empty(op.b) {
-        let masked = cpu.fpu.underflow();
+        let masked = cpu.stack_underflow();
         if masked {
             cpu.fpu.set_st(op.a, F80::INDEFINITE);
         }
@@ -185,19 +185,17 @@ pub(crate) fn mem<O: Binary, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let bits = tri!(S::read(cpu, op));
     cpu.note_operand(op);
     if cpu.fpu.is_empty(0) {
-        if cpu.fpu.underflow() {
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
         }
         return Flow::Next;
     }
     let mut env = cpu.environment();
-    let b = S::operand(&mut env, bits);
-    let a = cpu.fpu.st(0);
-    let value = if env.stores() {
-        O::apply(&mut env, a, b)
-    } else {
-        a
-    };
+    let (b, denormal) = S::operand(bits);
+    let value = O::apply(&mut env, cpu.fpu.st(0), b);
+    if denormal {
+        env.denormal_operand(value);
+    }
     deliver(cpu, &env, 0, value);
     Flow::Next
 }
@@ -207,7 +205,7 @@ pub(crate) fn unary<O: Unary>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     if cpu.fpu.is_empty(0) {
-        if cpu.fpu.underflow() {
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
         }
         return Flow::Next;

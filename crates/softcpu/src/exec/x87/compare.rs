@@ -7,7 +7,7 @@ use crate::exec::sse::float::status_of;
 use crate::op::{Flow, Op};
 use crate::softfloat::env::Relation;
 use crate::softfloat::f80::F80;
-use crate::softfloat::x87::{self, Environment, Examined, Signal};
+use crate::softfloat::x87::{self, Examined, Signal};
 use crate::tri;
 
 /// What kind of comparison.
@@ -37,10 +37,10 @@ fn codes(relation: Relation) -> u16 {
     }
 }
 
-/// Sets the condition codes and pops, unless an exception forbids both.
+/// Sets the condition codes, and pops unless an exception is not masked.
 fn finish(cpu: &mut Cpu, stores: bool, relation: Relation, pops: u64) -> Flow {
+    cpu.fpu.status = cpu.fpu.status & !CODES | codes(relation);
     if stores {
-        cpu.fpu.status = cpu.fpu.status & !CODES | codes(relation);
         for _ in 0..pops {
             cpu.fpu.pop();
         }
@@ -48,13 +48,14 @@ fn finish(cpu: &mut Cpu, stores: bool, relation: Relation, pops: u64) -> Flow {
     Flow::Next
 }
 
-fn relate(cpu: &mut Cpu, mut env: Environment, b: F80, signal: Signal, pops: u64) -> Flow {
-    let relation = if env.stores() {
-        x87::compare(&mut env, cpu.fpu.st(0), b, signal)
-    } else {
-        Relation::Unordered
-    };
-    cpu.fpu.commit(&env);
+/// Compares ST(0) with `b`; `denormal`: whether that was denormal in memory.
+fn relate(cpu: &mut Cpu, (b, denormal): (F80, bool), signal: Signal, pops: u64) -> Flow {
+    let mut env = cpu.environment();
+    let relation = x87::compare(&mut env, cpu.fpu.st(0), b, signal);
+    if denormal && relation != Relation::Unordered {
+        env.denormal_operand(b);
+    }
+    cpu.commit_x87(&env);
     finish(cpu, env.stores(), relation, pops)
 }
 
@@ -63,12 +64,11 @@ pub(crate) fn reg<K: Kind>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     if cpu.fpu.is_empty(0) || cpu.fpu.is_empty(op.b) {
-        let masked = cpu.fpu.underflow();
+        let masked = cpu.stack_underflow();
         return finish(cpu, masked, Relation::Unordered, op.imm);
     }
     let b = cpu.fpu.st(op.b);
-    let env = cpu.environment();
-    relate(cpu, env, b, K::SIGNAL, op.imm)
+    relate(cpu, (b, false), K::SIGNAL, op.imm)
 }
 
 /// ST(0) with memory; `imm` registers are popped.
@@ -77,12 +77,10 @@ pub(crate) fn mem<S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let bits = tri!(S::read(cpu, op));
     cpu.note_operand(op);
     if cpu.fpu.is_empty(0) {
-        let masked = cpu.fpu.underflow();
+        let masked = cpu.stack_underflow();
         return finish(cpu, masked, Relation::Unordered, op.imm);
     }
-    let mut env = cpu.environment();
-    let b = S::operand(&mut env, bits);
-    relate(cpu, env, b, Signal::Always, op.imm)
+    relate(cpu, S::operand(bits), Signal::Always, op.imm)
 }
 
 /// FTST: ST(0) with zero.
@@ -90,11 +88,10 @@ pub(crate) fn zero(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     if cpu.fpu.is_empty(0) {
-        let masked = cpu.fpu.underflow();
+        let masked = cpu.stack_underflow();
         return finish(cpu, masked, Relation::Unordered, 0);
     }
-    let env = cpu.environment();
-    relate(cpu, env, F80::ZERO, Signal::Always, 0)
+    relate(cpu, (F80::ZERO, false), Signal::Always, 0)
 }
 
 /// FCOMI and FUCOMI: ST(0) with ST(`b`) into RFLAGS; `imm` registers are popped.
@@ -102,15 +99,17 @@ pub(crate) fn flags<K: Kind>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     let (stores, relation) = if cpu.fpu.is_empty(0) || cpu.fpu.is_empty(op.b) {
-        (cpu.fpu.underflow(), Relation::Unordered)
+        (cpu.stack_underflow(), Relation::Unordered)
     } else {
         let mut env = cpu.environment();
         let relation = x87::compare(&mut env, cpu.fpu.st(0), cpu.fpu.st(op.b), K::SIGNAL);
-        cpu.fpu.commit(&env);
+        let rounded = cpu.fpu.status & C1;
+        cpu.commit_x87(&env);
+        cpu.fpu.status |= rounded;
         (env.stores(), relation)
     };
+    cpu.flags.set_status(status_of(relation));
     if stores {
-        cpu.flags.set_status(status_of(relation));
         for _ in 0..op.imm {
             cpu.fpu.pop();
         }

@@ -224,11 +224,13 @@ fn read_environment(cpu: &mut Cpu, area: &[u8; 108], wide: bool) {
 
 fn store_area(cpu: &mut Cpu, op: &Op, area: &[u8]) -> Result<(), Trap> {
     let linear = cpu.linear(op, area.len() as u64, Intent::Store)?;
+    cpu.probe_last(op, linear, area.len(), Intent::Store)?;
     cpu.store_bytes(linear, area, op.segment())
 }
 
 fn load_area(cpu: &mut Cpu, op: &Op, area: &mut [u8]) -> Result<(), Trap> {
     let linear = cpu.linear(op, area.len() as u64, Intent::Load)?;
+    cpu.probe_last(op, linear, area.len(), Intent::Load)?;
     cpu.load_bytes(linear, area, op.segment())
 }
 

@@ -5,7 +5,7 @@ use super::{C0, C1, C2, C3, CODES};
 use crate::cpu::Cpu;
 use crate::op::{Flow, Op};
 use crate::softfloat::f80::{Class, F80};
-use crate::softfloat::x87::{self, Environment, Quotient};
+use crate::softfloat::x87::{self, Environment, Outcome, Quotient};
 use crate::tri;
 
 /// FPREM and, with `NEAREST`, FPREM1.
@@ -13,12 +13,13 @@ pub(crate) fn remainder<const NEAREST: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     if cpu.fpu.is_empty(0) || cpu.fpu.is_empty(1) {
-        if cpu.fpu.underflow() {
-            cpu.fpu.status &= !CODES;
+        cpu.fpu.status &= !C2;
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
         }
         return Flow::Next;
     }
+    cpu.fpu.status &= !C2;
     let rounding = if NEAREST {
         Quotient::Nearest
     } else {
@@ -26,14 +27,15 @@ pub(crate) fn remainder<const NEAREST: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     };
     let mut env = cpu.environment();
     let outcome = x87::remainder(&mut env, cpu.fpu.st(0), cpu.fpu.st(1), rounding);
-    let codes = match outcome.quotient {
-        None => C2,
-        Some(quotient) => {
-            let code = |bit: u8, code: u16| if quotient & bit != 0 { code } else { 0 };
-            code(4, C0) | code(2, C3) | code(1, C1)
-        }
-    };
     if deliver(cpu, &env, 0, outcome.value) {
+        let codes = match outcome.outcome {
+            Outcome::Refused => return Flow::Next,
+            Outcome::Partial => C2,
+            Outcome::Done(quotient) => {
+                let code = |bit: u8, code: u16| if quotient & bit != 0 { code } else { 0 };
+                code(4, C0) | code(2, C3) | code(1, C1)
+            }
+        };
         cpu.fpu.status = cpu.fpu.status & !CODES | codes;
     }
     Flow::Next
@@ -41,6 +43,8 @@ pub(crate) fn remainder<const NEAREST: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
 
 /// A function that replaces ST(0) and pushes a second result, or finds its argument out of range.
 pub(crate) trait Pushing {
+    /// Whether the instruction has a use for C2.
+    const RANGED: bool = true;
     /// The new ST(1) and ST(0).
     fn apply(env: &mut Environment, a: F80) -> Option<(F80, F80)>;
 }
@@ -53,6 +57,8 @@ pub(crate) struct Tangent;
 pub(crate) struct SineCosine;
 
 impl Pushing for Extract {
+    const RANGED: bool = false;
+
     fn apply(env: &mut Environment, a: F80) -> Option<(F80, F80)> {
         let (significand, exponent) = x87::extract(env, a);
         Some((exponent, significand))
@@ -77,15 +83,18 @@ impl Pushing for SineCosine {
 pub(crate) fn pushing<O: Pushing>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
+    if O::RANGED {
+        cpu.fpu.status &= !C2;
+    }
     if cpu.fpu.is_empty(0) {
-        if cpu.fpu.underflow() {
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
             cpu.fpu.push(F80::INDEFINITE);
         }
         return Flow::Next;
     }
     if !cpu.fpu.is_empty(7) {
-        if cpu.fpu.overflow() {
+        if cpu.stack_overflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
             cpu.fpu.push(F80::INDEFINITE);
         }
@@ -95,11 +104,10 @@ pub(crate) fn pushing<O: Pushing>(cpu: &mut Cpu, op: &Op) -> Flow {
     let outcome = O::apply(&mut env, cpu.fpu.st(0));
     match outcome {
         None => {
-            cpu.fpu.commit(&env);
+            cpu.commit_x87(&env);
             cpu.fpu.status |= C2;
         }
         Some((first, second)) => {
-            cpu.fpu.status &= !C2;
             if deliver(cpu, &env, 0, first) {
                 cpu.fpu.push(second);
             }
@@ -134,9 +142,9 @@ impl Ranged for Cosine {
 pub(crate) fn ranged<O: Ranged>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
+    cpu.fpu.status &= !C2;
     if cpu.fpu.is_empty(0) {
-        if cpu.fpu.underflow() {
-            cpu.fpu.status &= !C2;
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
         }
         return Flow::Next;
@@ -144,11 +152,10 @@ pub(crate) fn ranged<O: Ranged>(cpu: &mut Cpu, op: &Op) -> Flow {
     let mut env = cpu.environment();
     match O::apply(&mut env, cpu.fpu.st(0)) {
         None => {
-            cpu.fpu.commit(&env);
+            cpu.commit_x87(&env);
             cpu.fpu.status |= C2;
         }
         Some(value) => {
-            cpu.fpu.status &= !C2;
             deliver(cpu, &env, 0, value);
         }
     }

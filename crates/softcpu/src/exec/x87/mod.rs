@@ -4,8 +4,9 @@
 //! result in place. `transfer`: loads, stores, constants, exchanges. `compare`. `function`: transcendental functions
 //! and others with a shape of their own. `control`: control word, status word, environment, state.
 //!
-//! Not modelled: the last opcode (FOP), which processors keep only on request; FERR# (CR0.NE clear): no exception
-//! is reported then.
+//! Where processors differ, this one does as AMD's do: comparisons set their codes even when an exception is not
+//! masked, FCMOVcc and FCOMI leave C1 alone. The last opcode (FOP) is kept for instructions that leave an exception
+//! pending. Not modelled: FERR# (CR0.NE clear); no exception is reported then.
 
 use crate::cpu::Cpu;
 use crate::fault::{Exception, Trap, vector};
@@ -99,35 +100,6 @@ impl Fpu {
             self.status &= !(ES | BUSY);
         }
     }
-
-    /// Notes what an operation raised, and C1.
-    #[inline(always)]
-    fn commit(&mut self, env: &Environment) {
-        let up = env.rounded_up && env.stores();
-        self.status = self.status & !C1 | env.raised as u16 | if up { C1 } else { 0 };
-        if env.unmasked() != 0 {
-            self.status |= ES | BUSY;
-        }
-    }
-
-    /// A stack fault: `code` is C1 for an overflow, 0 for an underflow. Gives whether it is masked, in which case the
-    /// instruction goes on with the indefinite value.
-    #[cold]
-    fn stack_fault(&mut self, code: u16) -> bool {
-        self.status = self.status & !C1 | code | SF | IE as u16;
-        self.summarise();
-        self.control & IE as u16 != 0
-    }
-
-    #[cold]
-    fn underflow(&mut self) -> bool {
-        self.stack_fault(0)
-    }
-
-    #[cold]
-    fn overflow(&mut self) -> bool {
-        self.stack_fault(C1)
-    }
 }
 
 impl Cpu {
@@ -179,6 +151,62 @@ impl Cpu {
         self.note_instruction(op);
         self.fpu.last_data = self.offset(op);
         self.fpu.last_data_selector = self.segments[op.segment() as usize].selector;
+    }
+
+    /// Notes what an operation raised, and C1.
+    #[inline(always)]
+    fn commit_x87(&mut self, env: &Environment) {
+        let up = env.rounded_up && env.stores();
+        self.fpu.status = self.fpu.status & !C1 | env.raised as u16 | if up { C1 } else { 0 };
+        if env.unmasked() != 0 {
+            self.note_unmasked();
+        }
+    }
+
+    /// An exception is pending from now on.
+    #[cold]
+    fn note_unmasked(&mut self) {
+        self.fpu.status |= ES | BUSY;
+        self.fpu.last_opcode = self.opcode().unwrap_or(0);
+    }
+
+    /// The opcode of the instruction just noted, as FOP has it: the low three bits of the first byte and the second
+    /// byte. Read again from memory, since only a pending exception keeps it.
+    fn opcode(&mut self) -> Option<u16> {
+        let cs = &self.segments[Seg::Cs as usize];
+        let base = if self.is_64_bit() { 0 } else { cs.base };
+        let start = base.wrapping_add(self.fpu.last_instruction);
+        let mut byte = |at: u64| self.load::<u8>(start.wrapping_add(at), Seg::Cs).ok();
+        // Prefixes come first, at most 13.
+        for at in 0..14 {
+            let first = byte(at)?;
+            if first & 0xf8 == 0xd8 {
+                return Some(u16::from(first & 7) << 8 | u16::from(byte(at + 1)?));
+            }
+        }
+        None
+    }
+
+    /// A stack fault: `code` is C1 for an overflow, 0 for an underflow. Gives whether it is masked, in which case the
+    /// instruction goes on with the indefinite value.
+    #[cold]
+    fn stack_fault(&mut self, code: u16) -> bool {
+        self.fpu.status = self.fpu.status & !C1 | code | SF | IE as u16;
+        let masked = self.fpu.control & IE as u16 != 0;
+        if !masked {
+            self.note_unmasked();
+        }
+        masked
+    }
+
+    #[cold]
+    fn stack_underflow(&mut self) -> bool {
+        self.stack_fault(0)
+    }
+
+    #[cold]
+    fn stack_overflow(&mut self) -> bool {
+        self.stack_fault(C1)
     }
 
     /// A fresh environment for one operation.

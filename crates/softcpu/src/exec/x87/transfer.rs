@@ -5,8 +5,9 @@ use super::arithmetic::Source;
 use crate::cpu::Cpu;
 use crate::exec::jump::holds;
 use crate::fault::Trap;
+use crate::mmu::{Intent, is_canonical};
 use crate::op::{Flow, Op};
-use crate::softfloat::env::Rounding;
+use crate::softfloat::env::{IE, Rounding};
 use crate::softfloat::f80::F80;
 use crate::softfloat::x87::{self, Environment};
 use crate::state::Width;
@@ -15,12 +16,12 @@ use crate::tri;
 /// Pushes `value`, or deals with a full stack.
 fn push(cpu: &mut Cpu, env: &Environment, value: F80) -> Flow {
     if !cpu.fpu.is_empty(7) {
-        if cpu.fpu.overflow() {
+        if cpu.stack_overflow() {
             cpu.fpu.push(F80::INDEFINITE);
         }
         return Flow::Next;
     }
-    cpu.fpu.commit(env);
+    cpu.commit_x87(env);
     if env.stores() {
         cpu.fpu.push(value);
     }
@@ -33,7 +34,7 @@ pub(crate) fn load_reg(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.note_instruction(op);
     let env = cpu.environment();
     if cpu.fpu.is_empty(op.b) {
-        if cpu.fpu.underflow() {
+        if cpu.stack_underflow() {
             cpu.fpu.push(F80::INDEFINITE);
         }
         return Flow::Next;
@@ -52,9 +53,26 @@ pub(crate) fn load<S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     push(cpu, &env, value)
 }
 
+/// Linear address of 80 bits. Processors access the significand first, then sign and exponent: that decides which
+/// exception an operand raises that reaches past the canonical range.
+fn linear_80(cpu: &mut Cpu, op: &Op, intent: Intent) -> Result<u64, Trap> {
+    let linear = cpu.linear(op, 10, intent)?;
+    reach(cpu, op, linear, 7, intent)?;
+    Ok(linear)
+}
+
+/// Raises what an address raises that leaves the canonical range at byte `last`.
+fn reach(cpu: &mut Cpu, op: &Op, linear: u64, last: u64, intent: Intent) -> Result<(), Trap> {
+    let last = linear.wrapping_add(last);
+    if cpu.is_64_bit() && !is_canonical(last) {
+        cpu.probe(last, 1, intent, op.segment())?;
+    }
+    Ok(())
+}
+
 /// Loads 80 bits.
-pub(super) fn load_80(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-    let linear = cpu.linear(op, 10, crate::mmu::Intent::Load)?;
+fn load_80(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
+    let linear = linear_80(cpu, op, Intent::Load)?;
     let mut bytes = [0; 16];
     cpu.load_bytes(linear, &mut bytes[..10], op.segment())?;
     Ok(u128::from_le_bytes(bytes))
@@ -62,8 +80,13 @@ pub(super) fn load_80(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
 
 /// Stores 80 bits.
 fn store_80(cpu: &mut Cpu, op: &Op, value: u128) -> Result<(), Trap> {
-    let linear = cpu.linear(op, 10, crate::mmu::Intent::Store)?;
+    let linear = linear_80(cpu, op, Intent::Store)?;
     cpu.store_bytes(linear, &value.to_le_bytes()[..10], op.segment())
+}
+
+fn probe_80(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let linear = linear_80(cpu, op, Intent::Store)?;
+    cpu.probe_store(linear, 10, op.segment())
 }
 
 /// FLD m80fp: any pattern, as it is.
@@ -128,6 +151,8 @@ pub(crate) trait Target {
     fn convert(env: &mut Environment, value: F80) -> u128;
     /// Stores it.
     fn write(cpu: &mut Cpu, op: &Op, bits: u128) -> Result<(), Trap>;
+    /// Raises what storing would raise.
+    fn probe(cpu: &mut Cpu, op: &Op) -> Result<(), Trap>;
     /// What is stored for an empty register.
     const INDEFINITE: u128;
 }
@@ -146,6 +171,12 @@ macro_rules! targets {
 
             fn write(cpu: &mut Cpu, op: &Op, bits: u128) -> Result<(), Trap> {
                 cpu.store_operand(op, <$width>::truncate(bits as u64))
+            }
+
+            fn probe(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+                let linear = cpu.linear(op, <$width>::BYTES, Intent::Store)?;
+                reach(cpu, op, linear, <$width>::BYTES - 1, Intent::Store)?;
+                cpu.probe_store(linear, <$width>::BYTES, op.segment())
             }
         }
     )*};
@@ -188,6 +219,10 @@ impl Target for Extended {
     fn write(cpu: &mut Cpu, op: &Op, bits: u128) -> Result<(), Trap> {
         store_80(cpu, op, bits)
     }
+
+    fn probe(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        probe_80(cpu, op)
+    }
 }
 
 impl Target for Decimal {
@@ -200,6 +235,10 @@ impl Target for Decimal {
     fn write(cpu: &mut Cpu, op: &Op, bits: u128) -> Result<(), Trap> {
         store_80(cpu, op, bits)
     }
+
+    fn probe(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        probe_80(cpu, op)
+    }
 }
 
 /// FST, FIST, FISTTP, FBSTP: ST(0) to memory; with `POP` it goes.
@@ -207,11 +246,13 @@ pub(crate) fn store<T: Target, const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow 
     tri!(cpu.require_x87());
     if cpu.fpu.is_empty(0) {
         // Memory first: a page fault leaves the status word alone.
-        if cpu.environment().masked(crate::softfloat::env::IE) {
-            tri!(T::write(cpu, op, T::INDEFINITE));
-        }
+        tri!(if cpu.environment().masked(IE) {
+            T::write(cpu, op, T::INDEFINITE)
+        } else {
+            T::probe(cpu, op)
+        });
         cpu.note_operand(op);
-        if cpu.fpu.underflow() && POP {
+        if cpu.stack_underflow() && POP {
             cpu.fpu.pop();
         }
         return Flow::Next;
@@ -219,11 +260,13 @@ pub(crate) fn store<T: Target, const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow 
     let mut env = cpu.environment();
     let bits = T::convert(&mut env, cpu.fpu.st(0));
     let stores = env.stores_to_memory();
-    if stores {
-        tri!(T::write(cpu, op, bits));
-    }
+    tri!(if stores {
+        T::write(cpu, op, bits)
+    } else {
+        T::probe(cpu, op)
+    });
     cpu.note_operand(op);
-    cpu.fpu.commit(&env);
+    cpu.commit_x87(&env);
     if POP && stores {
         cpu.fpu.pop();
     }
@@ -235,7 +278,7 @@ pub(crate) fn store_reg<const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     let value = if cpu.fpu.is_empty(0) {
-        if !cpu.fpu.underflow() {
+        if !cpu.stack_underflow() {
             return Flow::Next;
         }
         F80::INDEFINITE
@@ -250,6 +293,20 @@ pub(crate) fn store_reg<const POP: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
+/// The undocumented D9 D8+i: FSTP ST(`a`) that does not mind an empty ST(0).
+pub(crate) fn store_reg_unchecked(cpu: &mut Cpu, op: &Op) -> Flow {
+    if cpu.fpu.is_empty(0) {
+        tri!(cpu.require_x87());
+        let occupied = cpu.fpu.occupied;
+        let value = cpu.fpu.st(0);
+        cpu.fpu.set_st(op.a, value);
+        cpu.fpu.occupied = occupied;
+        cpu.fpu.pop();
+        return Flow::Next;
+    }
+    store_reg::<true>(cpu, op)
+}
+
 /// FXCH ST(`b`).
 pub(crate) fn exchange(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
@@ -262,7 +319,7 @@ pub(crate) fn exchange(cpu: &mut Cpu, op: &Op) -> Flow {
         }
     };
     if cpu.fpu.is_empty(0) || cpu.fpu.is_empty(op.b) {
-        if !cpu.fpu.underflow() {
+        if !cpu.stack_underflow() {
             return Flow::Next;
         }
     } else {
@@ -279,12 +336,11 @@ pub(crate) fn move_if(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.require_x87());
     cpu.note_instruction(op);
     if cpu.fpu.is_empty(0) || cpu.fpu.is_empty(op.b) {
-        if cpu.fpu.underflow() {
+        if cpu.stack_underflow() {
             cpu.fpu.set_st(0, F80::INDEFINITE);
         }
         return Flow::Next;
     }
-    cpu.fpu.status &= !C1;
     if holds(&cpu.flags, op.imm as u8) {
         let value = cpu.fpu.st(op.b);
         cpu.fpu.set_st(0, value);

@@ -92,6 +92,14 @@ impl Environment {
         }
     }
 
+    /// Between two stages of one instruction (DPPS): gives whether the next may begin. What is raised later does not
+    /// take back what this stage has raised.
+    #[must_use]
+    pub const fn settle(&mut self) -> bool {
+        self.control = self.mxcsr();
+        self.stores()
+    }
+
     #[inline]
     fn raise(&mut self, flags: u32) {
         self.raised |= flags;

@@ -16,35 +16,37 @@ pub fn from_f64(env: &mut Environment, bits: u64) -> F80 {
     load::<F64>(env, bits)
 }
 
-/// An `m32fp` operand of arithmetic: a signalling NaN stays one, for the operation to deal with.
-pub fn operand_f32(env: &mut Environment, bits: u32) -> F80 {
-    operand::<F32>(env, u64::from(bits))
+/// An `m32fp` operand of arithmetic: its value, a signalling NaN still one, and whether it is denormal. That is told
+/// to the environment by [`Environment::denormal_operand`] after the operation.
+pub fn operand_f32(bits: u32) -> (F80, bool) {
+    operand::<F32>(u64::from(bits))
 }
 
-/// An `m64fp` operand of arithmetic: a signalling NaN stays one, for the operation to deal with.
-pub fn operand_f64(env: &mut Environment, bits: u64) -> F80 {
-    operand::<F64>(env, bits)
+/// The same for `m64fp`.
+pub fn operand_f64(bits: u64) -> (F80, bool) {
+    operand::<F64>(bits)
 }
 
 #[inline]
 fn load<F: Format>(env: &mut Environment, bits: u64) -> F80 {
-    let value = operand::<F>(env, bits);
+    let (value, denormal) = operand::<F>(bits);
+    env.denormal(denormal);
     env.propagate_one(value).unwrap_or(value)
 }
 
 #[inline]
-fn operand<F: Format>(env: &mut Environment, bits: u64) -> F80 {
+fn operand<F: Format>(bits: u64) -> (F80, bool) {
     let negative = format::negative::<F>(bits);
     match format::classify::<F>(bits) {
-        Kind::Zero => F80::zero(negative),
-        Kind::Finite { real, denormal } => {
-            env.denormal(denormal);
-            F80::from_real(real)
-        }
-        Kind::Infinity => F80::infinity(negative),
+        Kind::Zero => (F80::zero(negative), false),
+        Kind::Finite { real, denormal } => (F80::from_real(real), denormal),
+        Kind::Infinity => (F80::infinity(negative), false),
         Kind::Quiet | Kind::Signaling => {
             let fraction = format::fraction::<F>(bits) << (64 - F::TARGET.precision);
-            F80::new(0x7fff, 1 << 63 | fraction).with_sign(negative)
+            (
+                F80::new(0x7fff, 1 << 63 | fraction).with_sign(negative),
+                false,
+            )
         }
     }
 }
@@ -69,8 +71,9 @@ fn store<F: Format>(env: &mut Environment, value: F80) -> u64 {
             let before = env.raised;
             let finished = env.finish(real.widen(), F::TARGET, 0);
             if !env.stores_to_memory() {
-                // Nothing is stored, so nothing is inexact.
+                // Nothing is stored, so nothing is inexact or rounded.
                 env.raised &= before | !PE;
+                env.rounded_up = false;
             }
             format::pack::<F>(negative, finished.exponent, finished.significand)
         }

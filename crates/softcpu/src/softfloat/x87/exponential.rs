@@ -131,7 +131,7 @@ fn power_of_two(env: &mut Environment, factor: Real, exponent: i32) -> F80 {
 }
 
 /// FYL2XP1: `y * log2(x + 1)`. The instruction is defined for `x` from sqrt(1/2)-1 to 1-sqrt(1/2); from -1 down
-/// the result is invalid here, elsewhere it is the function.
+/// the result is `x` here, elsewhere it is the function.
 pub fn y_log2_x_plus_1(env: &mut Environment, y: F80, x: F80) -> F80 {
     if let Some(nan) = env.propagate(y, x) {
         return nan;
@@ -140,7 +140,6 @@ pub fn y_log2_x_plus_1(env: &mut Environment, y: F80, x: F80) -> F80 {
     let impossible = match (factor, value) {
         (Number::Infinity, Number::Zero) | (Number::Zero, Number::Infinity) => true,
         (_, Number::Infinity) => x.negative(),
-        (_, Number::Finite(real)) => real.negative && real.exponent >= 0,
         _ => false,
     };
     if impossible {

@@ -7,7 +7,7 @@
 //! An operation returns what a masked response would store. The caller looks at [`Environment::stores`] to see
 //! whether it may commit.
 
-use super::env::{ALL, BEFORE, DE, IE, OE, PE, Rounding, UE};
+use super::env::{ALL, BEFORE, DE, IE, OE, PE, Rounding, UE, ZE};
 use super::f80::{Class, F80};
 use super::real::{self, EXTENDED, Finished, Handling, Real, Target, Wide};
 
@@ -28,7 +28,7 @@ pub use convert::{
 };
 pub use decimal::{from_decimal, to_decimal};
 pub use exponential::{exp2_minus_1, y_log2_x, y_log2_x_plus_1};
-pub use remainder::{Quotient, Remainder, remainder};
+pub use remainder::{Outcome, Quotient, Remainder, remainder};
 pub use shape::{Examined, examine, extract, round_to_integer, scale};
 pub use trigonometry::{arctangent, cosine, sine, sine_cosine, tangent};
 
@@ -101,6 +101,20 @@ impl Environment {
             self.masked(DE)
         } else {
             true
+        }
+    }
+
+    /// Tells that an operand was denormal before it was converted, after the operation that gave `result` from it.
+    /// NaNs, invalid operations and divisions by zero come first; an unmasked DE leaves nothing else.
+    #[cold]
+    pub fn denormal_operand(&mut self, result: F80) {
+        if self.raised & (IE | ZE) != 0 || is_nan(result) {
+            return;
+        }
+        self.raise(DE);
+        if !self.masked(DE) {
+            self.raised = DE;
+            self.rounded_up = false;
         }
     }
 
@@ -200,6 +214,10 @@ impl Environment {
             Class::Zero | Class::Infinity | Class::Finite { .. } => None,
         }
     }
+}
+
+fn is_nan(value: F80) -> bool {
+    matches!(value.classify(), Class::Quiet | Class::Signaling)
 }
 
 /// The NaN with the larger significand; of equal ones, the positive.

@@ -19,22 +19,37 @@ pub enum Quotient {
 pub struct Remainder {
     /// The new ST(0).
     pub value: F80,
-    /// The three low bits of the quotient (for C0, C3, C1), or `None` if another step is needed (C2).
-    pub quotient: Option<u8>,
+    /// What became of the quotient.
+    pub outcome: Outcome,
+}
+
+/// What became of the quotient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The division is done; the three low bits of the quotient, for C0, C3 and C1.
+    Done(u8),
+    /// Another step is needed (C2).
+    Partial,
+    /// There was no division: NaNs and invalid operands.
+    Refused,
 }
 
 /// Reduces `a` modulo `b`, by at most 63 binary digits of the quotient. The final result is exact.
 pub fn remainder(env: &mut Environment, a: F80, b: F80, rounding: Quotient) -> Remainder {
     let done = |value| Remainder {
         value,
-        quotient: Some(0),
+        outcome: Outcome::Done(0),
+    };
+    let refused = |value| Remainder {
+        value,
+        outcome: Outcome::Refused,
     };
     if let Some(nan) = env.propagate(a, b) {
-        return done(nan);
+        return refused(nan);
     }
     let ((left, left_denormal), (right, right_denormal)) = (number(a), number(b));
     if left == Number::Infinity || right == Number::Zero {
-        return done(env.invalid());
+        return refused(env.invalid());
     }
     if !env.denormal(left_denormal | right_denormal) {
         return done(a);
@@ -67,14 +82,14 @@ fn reduce(env: &mut Environment, a: Real, b: Real, rounding: Quotient) -> Remain
         let exponent = a.exponent - digits as i32;
         return Remainder {
             value: store(env, a.negative, exponent, rest),
-            quotient: None,
+            outcome: Outcome::Partial,
         };
     }
     if distance < -1 || (distance < 0 && rounding == Quotient::Truncated) {
         let value = store(env, a.negative, a.exponent, a.significand.into());
         return Remainder {
             value,
-            quotient: Some(0),
+            outcome: Outcome::Done(0),
         };
     }
     // Both in units of the smaller exponent.
@@ -103,6 +118,6 @@ fn reduce(env: &mut Environment, a: Real, b: Real, rounding: Quotient) -> Remain
     let negative = a.negative != (up && rest != 0);
     Remainder {
         value: store(env, negative, exponent, rest),
-        quotient: Some((quotient & 7) as u8),
+        outcome: Outcome::Done((quotient & 7) as u8),
     }
 }
