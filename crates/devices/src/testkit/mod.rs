@@ -29,6 +29,8 @@ pub mod nvme_bench;
 
 pub mod virtio;
 
+pub mod virtio_fuzz;
+
 pub mod platform;
 
 pub mod platform_fuzz;

@@ -211,7 +211,8 @@ impl VirtioRig {
             let size = self.legacy_read(12, 2);
             let available = 16 * size;
             let used = (available + 6 + 2 * size).next_multiple_of(4096);
-            let base = self.pages.take(used + 6 + 8 * size);
+            assert!(size > 0, "no queue {index}");
+            let base = self.ring_pages(used + 6 + 8 * size);
             if self.options.msix {
                 self.legacy_write(22, &(index + 1).to_le_bytes());
             }
@@ -224,7 +225,8 @@ impl VirtioRig {
                 .queue_size
                 .min(self.common_read(0x18, 2) as u16);
             self.common_write(0x18, u64::from(size), 2);
-            let base = self.pages.take(3 * 4096 + 26 * u64::from(size));
+            assert!(size > 0, "no queue {index}");
+            let base = self.ring_pages(3 * 4096 + 26 * u64::from(size));
             // Three pages are room for three parts of the sizes that tests use.
             let available = base + (16 * u64::from(size)).next_multiple_of(4096);
             let used = available + (6 + 2 * u64::from(size)).next_multiple_of(4096);
@@ -237,8 +239,14 @@ impl VirtioRig {
             self.common_write(0x1c, 1, 2);
             DriverQueue::new(size, base, available, used)
         };
-        assert!(queue.size > 0, "no queue {index}");
         self.queues.push(queue);
+    }
+
+    /// Zeroed pages: where a ring begins, its indices are zero.
+    fn ring_pages(&mut self, bytes: u64) -> u64 {
+        let base = self.pages.take(bytes);
+        self.pages.write(base, &vec![0; bytes as usize]);
+        base
     }
 
     /// Reads the device status.
@@ -372,13 +380,21 @@ impl VirtioRig {
         let mut answers = Vec::new();
         let begin = Instant::now();
         while answers.len() < count {
-            if begin.elapsed() > Duration::from_secs(10) {
+            answers.append(&mut self.answers(index));
+            if answers.len() < count && begin.elapsed() > self.patience() {
                 panic!("{} answers of {count}", answers.len());
             }
-            answers.append(&mut self.answers(index));
             std::thread::yield_now();
         }
         answers
+    }
+
+    /// Inline, what is not done at once is never done.
+    const fn patience(&self) -> Duration {
+        match self.options.execution {
+            Execution::Inline => Duration::ZERO,
+            Execution::Threads => Duration::from_secs(30),
+        }
     }
 
     /// # Panics
@@ -386,7 +402,7 @@ impl VirtioRig {
     fn wait_until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let begin = Instant::now();
         while !done(self) {
-            if begin.elapsed() > Duration::from_secs(10) {
+            if begin.elapsed() > self.patience() {
                 panic!("{what} takes too long");
             }
             std::thread::yield_now();
