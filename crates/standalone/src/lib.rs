@@ -1,12 +1,25 @@
 //! `standalone`: one TOML file in, one running machine out.
 //!
-//! Reading order: [`config`] (TOML to machine configuration, all complaints with file and line) →
-//! [`cloudinit`] (the NoCloud volume) → [`console`] (the serial console's socket, and the terminal at its
-//! other end).
+//! Start at [`run`]. Reading order: [`args`] (the command line) → [`config`] (TOML to machine
+//! configuration, all complaints with file and line) → [`cloudinit`] (the NoCloud volume) → [`console`]
+//! (the serial console's socket, and the terminal at its other end) → [`stop`] (signals) → [`logs`],
+//! [`debug`].
+//!
+//! Never here: how a machine works. That is `vmm`.
 #![forbid(unsafe_code)]
+
+pub mod args;
+
+pub mod run;
 
 pub mod config;
 
 pub mod cloudinit;
 
 pub mod console;
+
+pub mod stop;
+
+pub mod logs;
+
+pub mod debug;

@@ -269,7 +269,7 @@ pub const CLOUDINIT: &[Key] = &[
 
 const WORKERS: Key = key(
     "workers",
-    Kind::Integer { min: 1, max: 64 },
+    Kind::Integer { min: 1, max: 32 },
     Default("8"),
     "threads that carry out requests",
 );

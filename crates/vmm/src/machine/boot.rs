@@ -1,0 +1,149 @@
+//! What is in memory and in the first vCPU's registers when the guest starts.
+
+use std::path::Path;
+
+use devices::firmware::acpi::{AcpiConfig, AcpiTables};
+use devices::firmware::boot::{self, BootInput, BootState, Load};
+use devices::firmware::layout::{MemoryLayout, TABLES_START};
+use devices::serial::COM_PORTS;
+use vm_types::{GuestAddress, GuestMemory};
+
+use super::config::{DeviceConfig, KernelConfig, MachineConfig};
+use super::error::BuildError;
+use super::platform::IOAPIC_ID;
+use crate::hypervisor::state::{SegmentState, TableState};
+use crate::hypervisor::{Vcpu, VcpuState};
+use crate::memory::Layout;
+
+/// Loads ROM, tables and kernel into memory; returns the first vCPU's state for a kernel that is started
+/// directly. Files are read anew each time, so that they take no host memory while the guest runs.
+pub(super) fn load(
+    config: &MachineConfig,
+    layout: &Layout,
+    memory: &GuestMemory,
+) -> Result<Option<VcpuState>, BuildError> {
+    if let Some(path) = &config.boot.bootrom {
+        layout.load_rom(memory, &read("bootrom", path)?)?;
+    }
+    let Some(kernel) = &config.boot.kernel else {
+        return Ok(None);
+    };
+    let map = firmware_layout(layout);
+    let rsdp_at = place_acpi(config, &map, memory)?;
+    start_kernel(kernel, &map, rsdp_at, memory).map(Some)
+}
+
+fn start_kernel(
+    kernel: &KernelConfig,
+    map: &MemoryLayout,
+    rsdp_at: u64,
+    memory: &GuestMemory,
+) -> Result<VcpuState, BuildError> {
+    let image = read("kernel", &kernel.image)?;
+    let initrd = match &kernel.initrd {
+        Some(path) => Some(read("initrd", path)?),
+        None => None,
+    };
+    let boot = boot::load(&BootInput {
+        kernel: &image,
+        initrd: initrd.as_deref(),
+        command_line: &kernel.cmdline,
+        layout: map,
+        rsdp_at: Some(rsdp_at),
+    })
+    .map_err(|source| BuildError::Boot {
+        path: kernel.image.clone(),
+        source,
+    })?;
+    tracing::info!(protocol = ?boot.protocol, entry = format_args!("{:#x}", boot.state.rip), "kernel loaded");
+    for load in &boot.loads {
+        match load {
+            Load::Bytes { at, data } => memory.load(GuestAddress(*at), data)?,
+            Load::Zeroes { at, length } => memory.fill(GuestAddress(*at), 0, *length)?,
+        }
+    }
+    Ok(first_state(&boot.state))
+}
+
+/// Puts the ACPI tables where a kernel that is started directly looks for them.
+fn place_acpi(
+    config: &MachineConfig,
+    map: &MemoryLayout,
+    memory: &GuestMemory,
+) -> Result<u64, BuildError> {
+    let tables = AcpiTables::new(&AcpiConfig {
+        cpus: config.cpus,
+        ioapic_id: IOAPIC_ID,
+        layout: map.clone(),
+        serial_ports: COM_PORTS
+            .iter()
+            .map(|(port, irq)| (*port as u16, *irq as u8))
+            .collect(),
+        ps2: true,
+        pvpanic: config
+            .devices
+            .values()
+            .any(|it| *it == DeviceConfig::Pvpanic),
+        fw_cfg: false,
+    });
+    memory.load(GuestAddress(TABLES_START), &tables.place(TABLES_START))?;
+    Ok(TABLES_START)
+}
+
+/// The memory map in the words of the firmware tables.
+fn firmware_layout(layout: &Layout) -> MemoryLayout {
+    MemoryLayout {
+        rom_bytes: layout.rom().map_or(0, |rom| rom.end - rom.start),
+        window_64: layout.dev64(),
+        ..MemoryLayout::of(layout.lowmem() + layout.highmem())
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| BuildError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Sets the first vCPU going; all others wait for their start-up message.
+pub(super) fn apply(vcpu: &mut dyn Vcpu, state: Option<&VcpuState>) -> Result<(), BuildError> {
+    vcpu.reset();
+    match state {
+        Some(state) if vcpu.id() == 0 => Ok(vcpu.set_state(state)?),
+        _ => Ok(()),
+    }
+}
+
+fn first_state(boot: &BootState) -> VcpuState {
+    let segment = |segment: boot::Segment| SegmentState {
+        selector: segment.selector,
+        base: segment.base,
+        limit: segment.limit,
+        attributes: segment.access,
+    };
+    let table = |(base, limit): (u64, u16)| TableState { base, limit };
+    let mut general = [0; 16];
+    general[0] = boot.rax;
+    general[3] = boot.rbx;
+    general[4] = boot.rsp;
+    general[6] = boot.rsi;
+    let data = segment(boot.data);
+    VcpuState {
+        general,
+        rip: boot.rip,
+        rflags: boot.rflags,
+        segments: [data, segment(boot.cs), data, data, data, data],
+        ldtr: segment(boot.ldt),
+        tr: segment(boot.tr),
+        gdt: table(boot.gdt),
+        idt: table(boot.idt),
+        cr0: boot.cr0,
+        cr2: 0,
+        cr3: boot.cr3,
+        cr4: boot.cr4,
+        efer: boot.efer,
+        halted: false,
+    }
+}
