@@ -154,6 +154,8 @@ impl CompletionQueue {
         let Some(ring) = guard.as_mut() else {
             return Ok(None);
         };
+        // Whatever becomes of the answers, their slots are not set aside any more.
+        ring.reserved = ring.reserved.saturating_sub(answers.len() as u32);
         let mut rest = answers;
         while !rest.is_empty() {
             // One run up to the end of the ring.
@@ -167,7 +169,6 @@ impl CompletionQueue {
             }
             rest = later;
         }
-        ring.reserved = ring.reserved.saturating_sub(answers.len() as u32);
         Ok(ring.vector)
     }
 

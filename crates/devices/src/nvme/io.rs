@@ -12,9 +12,9 @@ use super::prp;
 use super::registers::PAGE;
 use super::status::Status;
 
-/// MDTS: a transfer is at most 2^8 pages.
+/// MDTS: a transfer is at most 2^8 pages, or fewer if the disk wants less.
 pub const MDTS: u8 = 8;
-/// MDTS in bytes.
+/// That in bytes.
 pub const TRANSFER_BYTES_MAX: u64 = PAGE << MDTS;
 
 /// The most ranges of one Dataset Management command.
@@ -131,7 +131,7 @@ fn transfer(
 ) -> Result<Work, Status> {
     Namespace::check_id(command.namespace())?;
     let (first, count) = block_range(command);
-    if count << namespace.block_shift() > TRANSFER_BYTES_MAX {
+    if count << namespace.block_shift() > namespace.transfer_bytes_max() {
         return Err(Status::INVALID_FIELD);
     }
     let range = namespace.range(first, count)?;

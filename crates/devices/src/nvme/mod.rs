@@ -1,7 +1,7 @@
 //! An NVM Express 1.4 controller on PCI with one namespace, whose content is a [`block::Disk`].
 //!
 //! Start at [`Nvme`]. Reading order: `registers` (the table), `controller` (registers, doorbells, reset),
-//! `admin/` (commands of the admin queue), `submission` (an I/O queue as the disk's worker sees it), `io`
+//! `admin/` (commands of the admin queue), `submission` and `fetch` (an I/O queue as the disk's worker sees it), `io`
 //! (what a command asks of the disk), `prp` (where its data lies), `completion` (slots set aside, answers,
 //! phase), `dbbuf` (shadow doorbells), `shared` (what queues and controller share), `snapshot`.
 //!
@@ -31,6 +31,8 @@ mod shared;
 mod admin;
 
 mod submission;
+
+mod fetch;
 
 mod completion;
 

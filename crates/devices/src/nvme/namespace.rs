@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use block::DiskInfo;
 use uuid::Uuid;
 
+use super::io::MDTS;
+use super::registers::PAGE;
 use super::status::Status;
 
 /// The namespace's identifier.
@@ -46,6 +48,17 @@ impl Namespace {
     /// LBADS: the block size as a power of two.
     pub(super) fn block_shift(&self) -> u32 {
         self.info.block_size.trailing_zeros()
+    }
+
+    /// MDTS: what the disk takes at a time, as a power of two of pages. Zero would mean "no limit".
+    pub(super) fn mdts(&self) -> u8 {
+        let pages = (u64::from(self.info.max_transfer) / PAGE).max(2);
+        (pages.ilog2() as u8).min(MDTS)
+    }
+
+    /// MDTS in bytes.
+    pub(super) fn transfer_bytes_max(&self) -> u64 {
+        PAGE << self.mdts()
     }
 
     pub(super) fn uuid(&self) -> Uuid {
@@ -125,6 +138,19 @@ mod tests {
             let refused = namespace.range(first, count);
             assert_eq!(refused, Err(Status::LBA_OUT_OF_RANGE), "{first} {count}");
         }
+    }
+
+    #[test]
+    fn transfers_are_as_long_as_the_disk_takes_up_to_a_mebibyte() {
+        let with = |max_transfer| {
+            let mut info = DiskInfo::new(512, 512);
+            info.max_transfer = max_transfer;
+            Namespace::new(info, Uuid::nil()).mdts()
+        };
+        assert_eq!(with(1 << 20), 8);
+        assert_eq!(with(u32::MAX), 8);
+        assert_eq!(with(65_536 + 512), 4);
+        assert_eq!(with(0), 1);
     }
 
     #[test]

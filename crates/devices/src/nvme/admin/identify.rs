@@ -5,7 +5,6 @@
 
 use super::super::command::{ALL_NAMESPACES, Command};
 use super::super::controller::NvmeConfig;
-use super::super::io::MDTS;
 use super::super::namespace::{NAMESPACE, Namespace};
 use super::super::registers::VERSION;
 use super::super::shared::Shared;
@@ -59,7 +58,7 @@ fn controller(page: &mut Page, shared: &Shared, config: &NvmeConfig) {
     page.text(4, 20, &config.serial);
     page.text(24, 40, &config.model);
     page.text(64, 8, &config.firmware);
-    page.u8(77, MDTS);
+    page.u8(77, shared.namespace.mdts());
     page.u16(78, config.controller_id);
     page.u32(80, VERSION);
     page.u32(92, NAMESPACE_NOTICES);

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use super::super::command::{ALL_NAMESPACES, Command, admin, io};
 use super::super::controller::NvmeConfig;
-use super::super::io::TRANSFER_BYTES_MAX;
 use super::super::namespace::NAMESPACE;
 use super::super::shared::{Core, Failure, Shared};
 use super::super::status::Status;
@@ -121,7 +120,10 @@ pub(in super::super) fn page(
     if !matches!(command.namespace(), 0 | ALL_NAMESPACES) {
         return Err(Status::INVALID_FIELD);
     }
-    if length > TRANSFER_BYTES_MAX || offset % 4 != 0 || offset > page.len() as u64 {
+    if length > shared.namespace.transfer_bytes_max()
+        || offset % 4 != 0
+        || offset > page.len() as u64
+    {
         return Err(Status::INVALID_FIELD);
     }
     if id == CHANGED_NAMESPACES {
