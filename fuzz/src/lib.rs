@@ -9,6 +9,7 @@
 pub mod breed;
 pub mod campaign;
 
+use devices::testkit::{nvme_fuzz, virtio_fuzz};
 use softcpu::testkit::{Mode, run_arbitrary};
 
 /// Something that takes bytes from strangers.
@@ -42,11 +43,47 @@ pub const TARGETS: &[Target] = &[
         },
     },
     Target {
+        name: "nvme-registers",
+        about: "accesses to an NVMe controller's registers",
+        seeds: STEP_SEEDS,
+        run: nvme_fuzz::registers,
+    },
+    Target {
+        name: "nvme-commands",
+        about: "NVMe commands of an unruly driver",
+        seeds: STEP_SEEDS,
+        run: nvme_fuzz::commands,
+    },
+    Target {
+        name: "nvme-model",
+        about: "NVMe commands against a model of the disk",
+        seeds: STEP_SEEDS,
+        run: nvme_fuzz::model,
+    },
+    Target {
+        name: "virtio-block",
+        about: "a virtio disk's rings and registers",
+        seeds: STEP_SEEDS,
+        run: virtio_fuzz::block,
+    },
+    Target {
+        name: "virtio-entropy",
+        about: "a virtio random source's rings and registers",
+        seeds: STEP_SEEDS,
+        run: virtio_fuzz::entropy,
+    },
+    Target {
         name: "config",
         about: "the text of vm.toml",
         seeds: CONFIG_SEEDS,
         run: config,
     },
+];
+
+/// Bytes that are read as steps: lengths matter more than content.
+const STEP_SEEDS: &[&[u8]] = &[
+    &[0; 256],
+    &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
 ];
 
 /// Instructions for one input of `processor`: enough to leave straight-line code.

@@ -2,13 +2,14 @@
 //! figure, with the keys `figure`, `ours`, `unit`, and, where they apply, `theirs`, `at_least`,
 //! `at_most`.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use super::{Bound, Row};
 use crate::{run, tree};
 
-/// Runs the program `name` and reads its rows.
-pub(super) fn measure(name: &str, rounds: usize) -> Result<Vec<Row>, String> {
+/// Runs the program `name` with the number of rounds and `arguments`, and reads its rows.
+pub(super) fn measure(name: &str, rounds: usize, arguments: &[&OsStr]) -> Result<Vec<Row>, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
@@ -23,7 +24,8 @@ pub(super) fn measure(name: &str, rounds: usize) -> Result<Vec<Row>, String> {
             name,
             "--",
         ])
-        .arg(rounds.to_string());
+        .arg(rounds.to_string())
+        .args(arguments);
     run::quiet(&mut command)?.lines().map(read).collect()
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod idle;
 mod inside;
+mod nvme;
 
 use clap::Args;
 
@@ -86,9 +87,9 @@ const BENCHES: &[(&str, Measure)] = &[
     ("boot", boot::measure),
     ("idle", idle::measure),
     ("interpreter", |rounds| {
-        inside::measure("interpreter", rounds)
+        inside::measure("interpreter", rounds, &[])
     }),
-    ("nvme", |rounds| inside::measure("nvme", rounds)),
+    ("nvme", nvme::measure),
 ];
 
 /// Runs the benches and prints their table.
