@@ -160,14 +160,14 @@ fn lay_out(memory: &GuestMemory, bytes: &[u8]) {
         );
     }
     let long = TABLES + 0x1000;
-    put(long, &(long + 0x1000 | 7).to_le_bytes());
-    put(long + 0xff8, &(long + 0x1000 | 7).to_le_bytes());
-    put(long + 0x1000, &(long + 0x2000 | 7).to_le_bytes());
-    put(long + 0x1ff8, &(long + 0x2000 | 7).to_le_bytes());
+    put(long, &((long + 0x1000) | 7).to_le_bytes());
+    put(long + 0xff8, &((long + 0x1000) | 7).to_le_bytes());
+    put(long + 0x1000, &((long + 0x2000) | 7).to_le_bytes());
+    put(long + 0x1ff8, &((long + 0x2000) | 7).to_le_bytes());
     for entry in 0..512u64 {
         put(
             long + 0x2000 + entry * 8,
-            &(entry << 21 | 0x87).to_le_bytes(),
+            &((entry << 21) | 0x87).to_le_bytes(),
         );
     }
     put(CODE, &bytes[..bytes.len().min(0x8000)]);

@@ -1,0 +1,163 @@
+//! The tests themselves.
+
+use crate::campaign::{Campaign, Limit};
+use crate::generate::Generated;
+use crate::state::Case;
+use crate::undefined::{self, Open};
+use crate::{table, templates, text};
+use iced_x86::{Decoder, DecoderOptions};
+use std::time::Duration;
+
+/// The seed of the quick sample. It is fixed so that a green run stays green; the long campaign takes others.
+const SEED: u64 = 1;
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn number(name: &str) -> Option<u64> {
+    variable(name).map(|value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {value}"))
+    })
+}
+
+fn campaign(filter: &str) -> Option<Campaign> {
+    match Campaign::new(filter) {
+        Ok(campaign) => Some(campaign),
+        Err(refused) => {
+            println!("NOT RUN: no comparison with this host's processor: {refused}");
+            None
+        }
+    }
+}
+
+fn run_and_report(seed: u64, limit: Limit) {
+    let Some(mut campaign) = campaign(&variable("DIFF_ONLY").unwrap_or_default()) else {
+        return;
+    };
+    let results = campaign.run(seed, limit).expect("the child runs");
+    let (cases, mismatches) = results.totals();
+    println!(
+        "seed {seed}: {cases} cases in {:.1} s, {} encodings, {mismatches} mismatches",
+        results.elapsed.as_secs_f64(),
+        results
+            .tallies
+            .values()
+            .filter(|(_, tally)| tally.cases > 0)
+            .count(),
+    );
+    if let Some(path) = variable("DIFF_TABLE") {
+        std::fs::write(path, table::print(&results, &processor()))
+            .expect("the table can be written");
+    }
+    if mismatches > 0 {
+        let report = campaign.report(&results);
+        panic!("seed {seed}: {mismatches} of {cases} cases differ\n{report}");
+    }
+}
+
+/// The host's name for its processor.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .find(|line| line.starts_with(name))
+            .and_then(|line| line.split(':').nth(1))
+            .map_or_else(String::new, |value| value.trim().to_owned())
+    };
+    format!(
+        "{} family {} model {}",
+        field("model name"),
+        field("cpu family"),
+        field("model\t")
+    )
+}
+
+/// For a printed case of several instructions: whatever any of them leaves open.
+fn sequence_open(bitness: u32, case: &Case) -> Option<Open> {
+    let decoder = Decoder::with_ip(
+        bitness,
+        case.bytes(),
+        case.state.rip(),
+        DecoderOptions::NONE,
+    );
+    let instructions: Vec<_> = decoder.into_iter().collect();
+    let open = instructions
+        .iter()
+        .fold(0, |open, instruction| open | instruction.rflags_undefined());
+    (instructions.len() > 1).then(|| undefined::from_decoder(open))
+}
+
+#[test]
+fn a_sample_of_instructions_does_what_the_host_does() {
+    if variable("DIFF_CASE").is_some() {
+        return;
+    }
+    let cases = number("DIFF_CASES").unwrap_or(30_000);
+    let time = Duration::from_secs(number("DIFF_SECONDS").unwrap_or(60));
+    run_and_report(number("DIFF_SEED").unwrap_or(SEED), Limit { cases, time });
+}
+
+#[test]
+fn slow_millions_of_cases_do_what_the_host_does() {
+    if variable("TRIVET_SLOW").is_none() {
+        println!("skipped: set TRIVET_SLOW=1");
+        return;
+    }
+    let fresh = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(2, |t| t.as_secs());
+    let seed = number("DIFF_SEED").unwrap_or(fresh);
+    let time = Duration::from_secs(number("DIFF_SECONDS").unwrap_or(120));
+    run_and_report(
+        seed,
+        Limit {
+            cases: number("DIFF_CASES").unwrap_or(u64::MAX),
+            time,
+        },
+    );
+}
+
+#[test]
+fn a_single_case_from_the_environment() {
+    let Some(line) = variable("DIFF_CASE") else {
+        return;
+    };
+    let Some(mut campaign) = campaign("") else {
+        return;
+    };
+    let (case, bitness) = text::parse(&line).expect("a case");
+    let instruction = templates::decode(bitness, case.bytes(), case.state.rip());
+    let sequence = sequence_open(bitness, &case);
+    let generated = Generated {
+        case,
+        instruction,
+        bitness,
+        sequence,
+    };
+    let differences = campaign
+        .single(&generated)
+        .expect("the child runs")
+        .expect("the host ends");
+    assert!(
+        differences.is_empty(),
+        "{:?}:\n{}",
+        instruction.code(),
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn lines_of_text_name_cases_exactly() {
+    let mut generator = crate::generate::Generator::new("");
+    for seed in 0..500 {
+        let Some(generated) = generator.case(seed) else {
+            continue;
+        };
+        let line = text::print(&generated.case, generated.bitness);
+        let (case, bitness) = text::parse(&line).expect("a printed case");
+        assert_eq!(text::print(&case, bitness), line);
+    }
+}
