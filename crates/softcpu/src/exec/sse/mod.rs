@@ -145,3 +145,83 @@ pub(crate) fn mem_imm<O: XmmImmediate>(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.set_xmm(op.a, value);
     Flow::Next
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package::{Package, PackageConfig, TimeBase, seeded_random};
+    use std::sync::Arc;
+    use vm_types::{Clock, GuestMemory};
+
+    const UNDEFINED: u8 = vector::INVALID_OPCODE;
+
+    fn cpu(cr0: u64, cr4: u64) -> Cpu {
+        let config = PackageConfig {
+            cpus: 1,
+            memory: GuestMemory::flat(0x1000).unwrap(),
+            bus: Arc::new(crate::bus::NoBus),
+            clock: Clock::manual().0,
+            time_base: TimeBase::Instructions,
+            tsc_hz: 1_000_000_000,
+            apic_hz: 1_000_000_000,
+            random: seeded_random,
+            random_seed: 1,
+        };
+        let (_, cpus) = Package::new(&config);
+        let mut cpu = cpus.into_iter().next().unwrap();
+        cpu.control.cr0 = cr0 | cr0::PE | cr0::NE;
+        cpu.control.cr4 = cr4;
+        cpu
+    }
+
+    /// Vector that each of an SSE, an MMX and an x87 instruction, FWAIT, FXSAVE and XSAVE raises.
+    fn raised(cr0: u64, cr4: u64) -> [Option<u8>; 6] {
+        use crate::exec::{mmx, x87, xsave};
+        let instructions: [crate::op::Exec; 6] = [
+            reg::<integer::Pxor>,
+            mmx::reg::<integer::Pxor>,
+            x87::control::nothing,
+            x87::control::wait,
+            xsave::fxsave,
+            xsave::xsave,
+        ];
+        instructions.map(|exec| {
+            let mut cpu = cpu(cr0, cr4);
+            let mut op = Op::new(exec);
+            // Base register ZERO plus a displacement: aligned, and inside memory.
+            op.disp = 0x400;
+            match exec(&mut cpu, &op) {
+                Flow::Fault => Some(cpu.fault.vector),
+                _ => None,
+            }
+        })
+    }
+
+    #[test]
+    fn control_registers_decide_which_unit_is_there() {
+        const NM: Option<u8> = Some(vector::NO_DEVICE);
+        const UD: Option<u8> = Some(UNDEFINED);
+        let all = cr4::OSFXSR | cr4::OSXSAVE;
+        // SDM vol. 3A, tables 2-2, 12-1 and 13-1; vol. 2A, FXSAVE; vol. 2D, XSAVE.
+        assert_eq!(raised(0, all), [None; 6]);
+        assert_eq!(raised(0, 0), [UD, None, None, None, None, UD]);
+        assert_eq!(raised(cr0::TS, all), [NM, NM, NM, None, NM, NM]);
+        assert_eq!(raised(cr0::TS | cr0::MP, all), [NM, NM, NM, NM, NM, NM]);
+        assert_eq!(raised(cr0::MP, all), [None; 6]);
+        assert_eq!(raised(cr0::EM, all), [UD, UD, NM, None, NM, None]);
+        assert_eq!(raised(cr0::EM | cr0::TS, all), [UD, UD, NM, None, NM, NM]);
+    }
+
+    #[test]
+    fn a_pending_x87_exception_stops_mmx_but_not_sse() {
+        let mut cpu = cpu(0, cr4::OSFXSR);
+        cpu.fpu.control = 0x37e;
+        cpu.fpu.status = 1;
+        cpu.fpu.summarise();
+        let op = Op::new(crate::exec::mmx::reg::<integer::Pxor>);
+        assert_eq!((op.exec)(&mut cpu, &op), Flow::Fault);
+        assert_eq!(cpu.fault.vector, vector::X87);
+        let op = Op::new(reg::<integer::Pxor>);
+        assert_eq!((op.exec)(&mut cpu, &op), Flow::Next);
+    }
+}

@@ -1,6 +1,6 @@
 //! Conversions between the formats and integers, and ROUNDS.
 
-use super::{Environment, Number, number};
+use super::{Environment, Lane, Number, host, number};
 use crate::softfloat::env::{IE, PE, Rounding};
 use crate::softfloat::format::{self, F32, F64, Format, Kind};
 use crate::softfloat::real::{self, Real};
@@ -8,6 +8,9 @@ use crate::softfloat::real::{self, Real};
 /// CVTSS2SD.
 #[inline]
 pub fn widen(env: &mut Environment, bits: u64) -> u64 {
+    if let Some(wide) = host::widen(bits) {
+        return wide;
+    }
     if let Some(nan) = env.propagate::<F32>(bits, bits) {
         return format::infinity::<F64>(format::negative::<F32>(nan))
             | format::fraction::<F32>(nan) << 29;
@@ -18,6 +21,9 @@ pub fn widen(env: &mut Environment, bits: u64) -> u64 {
 /// CVTSD2SS.
 #[inline]
 pub fn narrow(env: &mut Environment, bits: u64) -> u64 {
+    if let Some(narrow) = host::narrow(env, bits) {
+        return narrow;
+    }
     if let Some(nan) = env.propagate::<F64>(bits, bits) {
         return format::infinity::<F32>(format::negative::<F64>(nan))
             | format::fraction::<F64>(nan) >> 29;
@@ -46,7 +52,15 @@ pub fn to_i32<F: Format>(env: &mut Environment, bits: u64) -> i32 {
 
 /// CVTTSx2SI to 32 bits.
 #[inline]
-pub fn to_i32_truncating<F: Format>(env: &mut Environment, bits: u64) -> i32 {
+pub fn to_i32_truncating<F: Lane>(env: &mut Environment, bits: u64) -> i32 {
+    if let Some((value, exact)) = F::cut(bits)
+        && let Ok(value) = i32::try_from(value)
+    {
+        if !exact {
+            env.raise(PE);
+        }
+        return value;
+    }
     integer::<F>(env, bits, 32, Rounding::Zero) as i32
 }
 
@@ -58,7 +72,13 @@ pub fn to_i64<F: Format>(env: &mut Environment, bits: u64) -> i64 {
 
 /// CVTTSx2SI to 64 bits.
 #[inline]
-pub fn to_i64_truncating<F: Format>(env: &mut Environment, bits: u64) -> i64 {
+pub fn to_i64_truncating<F: Lane>(env: &mut Environment, bits: u64) -> i64 {
+    if let Some((value, exact)) = F::cut(bits) {
+        if !exact {
+            env.raise(PE);
+        }
+        return value;
+    }
     integer::<F>(env, bits, 64, Rounding::Zero)
 }
 
@@ -94,13 +114,16 @@ fn impossible(env: &mut Environment, width: u32) -> i64 {
 
 /// CVTSI2Sx from 32 bits.
 #[inline]
-pub fn from_i32<F: Format>(env: &mut Environment, value: i32) -> u64 {
+pub fn from_i32<F: Lane>(env: &mut Environment, value: i32) -> u64 {
     from_i64::<F>(env, i64::from(value))
 }
 
 /// CVTSI2Sx from 64 bits.
 #[inline]
-pub fn from_i64<F: Format>(env: &mut Environment, value: i64) -> u64 {
+pub fn from_i64<F: Lane>(env: &mut Environment, value: i64) -> u64 {
+    if let Some(exact) = F::exactly(value) {
+        return exact;
+    }
     match Real::from_integer(value < 0, value.unsigned_abs(), 0) {
         None => 0,
         Some(real) => env.deliver::<F>(real.widen()),

@@ -39,6 +39,10 @@ pub trait Lane: Format {
     fn divide(env: &mut Environment, a: u64, b: u64) -> u64;
     /// The square root of `a`.
     fn square_root(env: &mut Environment, a: u64) -> u64;
+    /// The number `value`, if the format has it.
+    fn exactly(value: i64) -> Option<u64>;
+    /// `bits` cut to an integer, if it is a normal number or zero and fits in 64 bits; and whether it was one.
+    fn cut(bits: u64) -> Option<(i64, bool)>;
 }
 
 /// Answers of the exactness tests.
@@ -133,6 +137,24 @@ macro_rules! lane {
                 }
                 arithmetic::square_root::<$format>(env, a)
             }
+
+            #[inline]
+            fn exactly(value: i64) -> Option<u64> {
+                let fits = value.unsigned_abs() <= 1 << $precision;
+                fits.then(|| u64::from((value as $float).to_bits()))
+            }
+
+            #[inline]
+            fn cut(bits: u64) -> Option<(i64, bool)> {
+                const LIMIT: $float = (1u64 << 63) as $float;
+                let x = $float::from_bits(bits as $bits);
+                if sound(x) && x.abs() < LIMIT {
+                    let whole = x as i64;
+                    Some((whole, whole as $float == x))
+                } else {
+                    None
+                }
+            }
         }
 
         impl Host for $float {
@@ -167,6 +189,28 @@ macro_rules! lane {
             const PRECISION: u32 = $precision;
         }
     };
+}
+
+/// CVTSS2SD of a normal number or zero: always exact.
+#[inline]
+pub(super) fn widen(bits: u64) -> Option<u64> {
+    let x = f32::from_bits(bits as u32);
+    sound(x).then(|| f64::from(x).to_bits())
+}
+
+/// CVTSD2SS, if nothing but PE can come of it.
+#[inline]
+pub(super) fn narrow(env: &mut Environment, bits: u64) -> Option<u64> {
+    let x = f64::from_bits(bits);
+    let r = x as f32;
+    if env.is_quick() && sound(x) && (robust(r) || x == 0.0) {
+        if f64::from(r) != x {
+            env.raised |= PE;
+        }
+        Some(u64::from(r.to_bits()))
+    } else {
+        None
+    }
 }
 
 /// What the exactness tests need of `f32` and `f64`.
