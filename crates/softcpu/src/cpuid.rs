@@ -143,6 +143,8 @@ static FEATURES: &[Feature] = &[
     row(0x8000_0001, Edx, 27, "rdtscp", &[CpuidFeature::RDTSCP]),
     row(0x8000_0001, Edx, 29, "lm", &[CpuidFeature::X64]),
     row(0x8000_0007, Edx, 8, "invariant_tsc", &[]),
+    // FXSAVE and XSAVE always store the pointers of the last x87 instruction.
+    row(0x8000_0008, Ebx, 2, "xsaveerptr", &[]),
     // Not affected by speculative store bypass, nor by branch type confusion.
     row(0x8000_0008, Ebx, 26, "ssb_no", &[]),
     row(0x8000_0008, Ebx, 29, "btc_no", &[]),

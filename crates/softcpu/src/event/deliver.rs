@@ -206,7 +206,7 @@ fn long(cpu: &mut Cpu, event: &Event) -> Result<(), Trap> {
         Ok(stack)
     })?;
     if changes_level {
-        cpu.segments[Seg::Ss as usize] = super::segment::null_segment(u16::from(level));
+        cpu.segments[Seg::Ss as usize] = super::segment::null_stack(level);
     }
     stack.commit(cpu);
     enter(cpu, code, gate, level, offset);

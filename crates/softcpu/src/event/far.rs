@@ -228,7 +228,7 @@ fn call_gate(cpu: &mut Cpu, gate: Descriptor, next: u64) -> Result<(), Trap> {
     let old_sp = cpu.regs.read(RSP);
     let (segment, mut stack) = if long {
         let pointer = cpu.long_tss_stack(4 + 8 * u32::from(level))?;
-        let segment = super::segment::null_segment(u16::from(level));
+        let segment = super::segment::null_stack(level);
         (segment, Stack::flat(pointer))
     } else {
         let (ss, sp) = inner_stack(cpu, level)?;

@@ -144,7 +144,7 @@ impl OuterStack {
             let allowed =
                 cpu.is_long() && code.is_long() && level < 3 && (self.selector & 3) as u8 == level;
             if allowed {
-                return Ok(super::segment::null_segment(self.selector));
+                return Ok(super::segment::null_stack(level));
             }
             return Err(cpu.raise(Exception::protection(0)));
         }

@@ -50,7 +50,7 @@ impl Cpu {
         let cpl = self.cpl;
         if is_null(selector) {
             if self.is_64_bit() && cpl < 3 && (selector & 3) as u8 == cpl {
-                return Ok(null_segment(selector));
+                return Ok(null_stack(cpl));
             }
             return Err(self.raise(Exception::protection(0)));
         }
@@ -170,6 +170,14 @@ impl Cpu {
             return Err(self.selector_fault(fault, selector));
         }
         Ok(descriptor)
+    }
+}
+
+/// SS with a null selector in 64-bit mode: unusable but for its level.
+pub(crate) const fn null_stack(level: u8) -> Segment {
+    Segment {
+        attributes: (level as u16) << 5,
+        ..null_segment(level as u16)
     }
 }
 

@@ -69,7 +69,11 @@ pub(crate) fn load_pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
     tri!(cpu.load_segment(seg, selector));
     offset.set(&mut cpu.regs, op.b);
     // LSS holds nothing off: it loads pointer and segment in one (SDM vol. 2A, LDS).
-    if seg == Seg::Ss { Flow::End } else { Flow::Next }
+    if seg == Seg::Ss {
+        Flow::End
+    } else {
+        Flow::Next
+    }
 }
 
 fn need_base_instructions(cpu: &mut Cpu) -> Result<(), Trap> {
