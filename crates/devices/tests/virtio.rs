@@ -4,6 +4,7 @@
 use block::{Disk, Fault, Faults, Rule};
 use devices::lifecycle::Lifecycle;
 use devices::pci::Endpoint;
+use devices::testkit::disk::{Call, recording};
 use devices::testkit::virtio::{BlockRig, Buffer, NO_STATUS, RigOptions, VirtioRig, put_raw};
 use devices::virtio::block::config::feature as blk;
 use devices::virtio::registers::{feature, status};
@@ -307,26 +308,27 @@ fn a_queue_can_be_reset_by_itself() {
 }
 
 #[test]
-fn turning_the_cache_off_makes_writes_durable() {
-    let faults = Faults::new();
-    let path = std::env::temp_dir().join(format!("virtio-wce-{}", std::process::id()));
-    std::fs::File::create(&path)
-        .unwrap()
-        .set_len(1 << 20)
-        .unwrap();
-    let disk = Disk::file(&block::FileOptions::new(&path))
-        .unwrap()
-        .faulty(&faults);
+fn writes_are_durable_when_the_driver_cannot_flush_or_turns_the_cache_off() {
+    let (disk, calls) = recording(512, 1 << 20);
+    let wrote = |durable| Call::Write(512, 512, durable);
     for options in both() {
         let mut rig = BlockRig::new(&disk, options);
         assert_eq!(rig.rig.config(32, 1), 1);
+        assert_eq!(rig.write(1, &[7; 512]), 0);
+        assert_eq!(calls.take(), [wrote(false)]);
+        assert_eq!(rig.request(0, 4, 0, &[], 0).0, 0);
+        assert_eq!(calls.take(), [Call::Flush]);
         rig.rig.set_config(32, 0);
         assert_eq!(rig.rig.config(32, 1), 0);
-        assert_eq!(rig.write(0, &[7; 512]), 0);
+        assert_eq!(rig.write(1, &[7; 512]), 0);
+        assert_eq!(calls.take(), [wrote(true)]);
         rig.rig.reset();
         assert_eq!(rig.rig.config(32, 1), 1);
+        let accept = !(blk::FLUSH | blk::CONFIG_WCE);
+        let mut rig = BlockRig::new(&disk, RigOptions { accept, ..options });
+        assert_eq!(rig.write(1, &[7; 512]), 0);
+        assert_eq!(calls.take(), [wrote(true)]);
     }
-    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

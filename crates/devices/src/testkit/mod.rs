@@ -7,7 +7,7 @@
 //! * [`nvme`]: [`nvme::NvmeRig`], a controller and a driver; `nvme_flows`, the steps of two drivers in the
 //!   field; `nvme_fuzz`, bytes as steps; `nvme_bench`, a load to be timed.
 //! * [`virtio`]: [`virtio::VirtioRig`] and [`virtio::BlockRig`], a device and a driver of either interface;
-//!   `virtio_fuzz`, bytes as steps.
+//!   `virtio_fuzz`, bytes as steps; `virtio_bench`, a load to be timed.
 //! * [`platform`]: [`platform::PlatformRig`], a board with every platform device; `platform_fuzz`, bytes as
 //!   a guest's doings on it and as kernel images.
 //!
@@ -30,6 +30,8 @@ pub mod nvme_bench;
 pub mod virtio;
 
 pub mod virtio_fuzz;
+
+pub mod virtio_bench;
 
 pub mod platform;
 

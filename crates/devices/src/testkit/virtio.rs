@@ -389,6 +389,11 @@ impl VirtioRig {
         answers
     }
 
+    /// Whether all is done when a notification returns.
+    pub fn inline(&self) -> bool {
+        self.options.execution == Execution::Inline
+    }
+
     /// Inline, what is not done at once is never done.
     const fn patience(&self) -> Duration {
         match self.options.execution {
