@@ -7,12 +7,13 @@
 //! Source: NVM Express Base 1.4, 4.1 and 4.6.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use vm_types::{GuestAddress, GuestMemory, MemoryError};
 
 use super::command::{Answer, CQE_BYTES};
 use super::dbbuf::{Pages, Register, Shadow, Side, poll};
+use crate::sync::lock;
 
 /// One completion queue's place, with or without a queue in it.
 #[derive(Debug)]
@@ -211,7 +212,7 @@ impl CompletionQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Ring>> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ring)
     }
 }
 

@@ -4,7 +4,7 @@
 //! reports with no lock held.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, OnceLock, Weak};
 
 use block::Outcome;
 use vm_types::{Clock, GuestMemory};
@@ -20,6 +20,7 @@ use super::registers::{Configuration, csts};
 use super::status::Status;
 use super::submission::{Notes, SubmissionQueue};
 use crate::pci::Function;
+use crate::sync::lock;
 
 /// The part of the controller that queues reach.
 pub(super) struct Shared {
@@ -146,7 +147,7 @@ impl Shared {
     }
 
     pub(super) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 
     pub(super) fn completion(&self, id: u16) -> Option<&CompletionQueue> {

@@ -13,7 +13,7 @@
 //! queue's lock once; nothing is allocated for a command.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use block::{Attachment, Batch, Completion, Outcome, Source};
 use vm_types::GuestMemory;
@@ -23,6 +23,7 @@ use super::dbbuf::{Pages, Register, Side};
 use super::fetch::{Inner, Life, Ring, Slot};
 use super::shared::{Failure, Shared};
 use super::status::Status;
+use crate::sync::lock;
 
 /// A submission queue's place, with or without a queue in it.
 pub(super) struct SubmissionQueue {
@@ -269,7 +270,7 @@ impl SubmissionQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

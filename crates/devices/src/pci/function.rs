@@ -11,6 +11,7 @@ use super::config::{ConfigSpace, command, reg, status};
 use super::endpoint::Endpoint;
 use super::intx::IntxPin;
 use super::msix::{Msix, MsixState};
+use crate::sync::lock;
 
 /// Capability id of MSI-X.
 const CAP_MSIX: u8 = 0x11;
@@ -482,7 +483,7 @@ impl Function {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

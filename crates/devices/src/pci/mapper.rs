@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::bar::{BarMapper, MappingId, Space};
 use crate::bus::{AddressSpace, BusDevice, Window};
+use crate::sync::lock;
 
 /// A [`BarMapper`] over two [`AddressSpace`]s.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl BarMapper for SpaceMapper {
             // `Bar::placed_at` keeps windows inside their space; if not, this one answers nowhere.
             tracing::warn!(%error, "window not mapped");
         }
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = lock(&self.windows);
         let id = windows.next;
         windows.next += 1;
         windows.mapped.insert(id, window);
@@ -52,7 +53,7 @@ impl BarMapper for SpaceMapper {
 
     fn unmap(&self, id: MappingId) {
         let gone = {
-            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut windows = lock(&self.windows);
             windows.mapped.remove(&id.0)
         };
         drop(gone);

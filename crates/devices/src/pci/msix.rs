@@ -9,8 +9,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use crate::sync::lock;
 use vm_types::{MsiMessage, MsiSink};
 
 /// Bytes of a table entry.
@@ -249,7 +250,7 @@ impl Msix {
 
     fn vector(&self, index: u64) -> Option<MutexGuard<'_, Vector>> {
         let vector = self.vectors.get(usize::try_from(index).ok()?)?;
-        Some(vector.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(lock(vector))
     }
 }
 
