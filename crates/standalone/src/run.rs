@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vmm::hypervisor::probe;
 use vmm::lifecycle::{Event, drive, event_queue};
+use vmm::machine::config::ClockMode;
 use vmm::machine::{BuildPorts, Pc, build};
 
 use crate::args::RunArguments;
@@ -30,7 +31,10 @@ impl Refusal {
 
 /// Does what the command line asks for; returns text for standard output and the exit code.
 pub fn run(arguments: &RunArguments) -> Result<(String, u8), Refusal> {
-    let path = arguments.config.as_deref().unwrap_or_else(|| Path::new("vm.toml"));
+    let path = arguments
+        .config
+        .as_deref()
+        .unwrap_or_else(|| Path::new("vm.toml"));
     if arguments.snapshot || arguments.restore {
         return Err(Refusal::one(
             "--snapshot and --restore are not in this build yet",
@@ -72,6 +76,7 @@ fn machine(config: Config, no_wait: bool) -> Result<u8, Refusal> {
     })
     .map_err(Refusal::one)?;
     let policy = config.machine.exits;
+    let repeatable = config.machine.clock == ClockMode::Virtual;
     let ports = BuildPorts {
         console: console.peer(),
         debug: Arc::new(DebugLines::default()),
@@ -95,13 +100,13 @@ fn machine(config: Config, no_wait: bool) -> Result<u8, Refusal> {
         tracing::info!(path = %config.serial.display(), "waiting for a client on the serial console");
     }
     let code = drive(&mut machine, &events, policy);
-    report(&machine, code);
+    report(&machine, code, repeatable);
     console.drain(LAST_WORDS);
     drop(stopper);
     Ok(code)
 }
 
-fn report(machine: &Pc, code: u8) {
+fn report(machine: &Pc, code: u8, repeatable: bool) {
     let unclaimed = machine.unclaimed();
     tracing::debug!(
         instructions = machine.executed(),
@@ -111,5 +116,16 @@ fn report(machine: &Pc, code: u8) {
         mmio_writes = unclaimed.mmio_writes,
         "executed, and accesses that found no device"
     );
+    // Runs on a virtual clock can be compared by this.
+    if repeatable {
+        match machine.memory_hash() {
+            Ok(hash) => tracing::info!(
+                hash = format_args!("{hash:016x}"),
+                instructions = machine.executed(),
+                "guest memory at the end"
+            ),
+            Err(error) => tracing::warn!(%error, "guest memory cannot be hashed"),
+        }
+    }
     tracing::info!(code, "machine ended");
 }

@@ -15,7 +15,7 @@ impl Fixtures {
         let path = std::env::temp_dir().join(format!("trivet-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         let fixtures = Self(path);
-        fixtures.file("kernel", 4096);
+        std::fs::write(fixtures.0.join("kernel"), kernel()).unwrap();
         fixtures.file("disk.img", 1 << 20);
         fixtures.file("rom.fd", 8192);
         fixtures.file("odd.fd", 5000);
@@ -36,6 +36,24 @@ impl Fixtures {
         text.replace("FIXTURES_NAME", name)
             .replace("FIXTURES", self.0.to_str().unwrap())
     }
+}
+
+/// The smallest multiboot image: a header with addresses, and HLT.
+fn kernel() -> Vec<u8> {
+    let (magic, flags, base) = (0x1bad_b002_u32, 0x1_0000_u32, 0x10_0000_u32);
+    let checksum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+    let words = [
+        magic,
+        flags,
+        checksum,
+        base,
+        base,
+        0,
+        0,
+        base + 32,
+        0xf4f4_f4f4,
+    ];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 impl Drop for Fixtures {

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use vmm::machine::config::BOOTROM_BYTES_MAX;
+use vmm::machine::config::{BOOTROM_BYTES_MAX, KernelConfig};
+use vmm::machine::{BuildError, check_kernel};
 
 use super::error::Problem;
 
@@ -71,6 +72,15 @@ pub(super) fn check_readable(path: &str) -> Result<(), Problem> {
         Ok(_) => Ok(()),
         Err(error) => Err(failure("read", path, &error)),
     }
+}
+
+/// A kernel that can be started in so much memory. Files that cannot be read have been complained about.
+pub(super) fn check_bootable(kernel: &KernelConfig, memory_bytes: u64) -> Result<(), Problem> {
+    check_kernel(kernel, memory_bytes).map_err(|error| match error {
+        // Table and key say already which file it is.
+        BuildError::Boot { source, .. } => Problem::Invalid(source.to_string()),
+        other => Problem::Invalid(other.to_string()),
+    })
 }
 
 /// A firmware image of the right size.

@@ -525,13 +525,20 @@ impl Lowering<'_> {
                 kernel: None,
             };
         };
+        let kernel = KernelConfig {
+            image: kernel.into(),
+            initrd: main.text("initrd").map(PathBuf::from),
+            cmdline: cmdline.to_owned(),
+        };
+        // Reading the whole kernel pays only if nothing else stands in the way.
+        if let (Some(memory), false) = (main.integer("memory"), self.findings.any()) {
+            if let Err(problem) = files::check_bootable(&kernel, memory << 20) {
+                self.findings.at(main, "kernel", problem);
+            }
+        }
         BootConfig {
             bootrom: main.text("bootrom").map(PathBuf::from),
-            kernel: Some(KernelConfig {
-                image: kernel.into(),
-                initrd: main.text("initrd").map(PathBuf::from),
-                cmdline: cmdline.to_owned(),
-            }),
+            kernel: Some(kernel),
         }
     }
 

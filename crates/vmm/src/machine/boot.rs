@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use devices::firmware::acpi::{AcpiConfig, AcpiTables};
-use devices::firmware::boot::{self, BootInput, BootState, Load};
+use devices::firmware::boot::{self, BootImage, BootInput, BootState, Load};
 use devices::firmware::layout::{MemoryLayout, TABLES_START};
 use devices::serial::COM_PORTS;
 use vm_types::{GuestAddress, GuestMemory};
@@ -33,28 +33,56 @@ pub(super) fn load(
     start_kernel(kernel, &map, rsdp_at, memory).map(Some)
 }
 
+/// Whether a machine with so much memory could start this kernel; nothing is kept.
+pub fn check_kernel(kernel: &KernelConfig, memory_bytes: u64) -> Result<(), BuildError> {
+    let map = firmware_layout(&Layout::new(memory_bytes, 0)?);
+    let files = KernelFiles::read(kernel)?;
+    files.load(kernel, &map, TABLES_START).map(drop)
+}
+
+/// The files of a kernel that is started directly.
+struct KernelFiles {
+    image: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+}
+
+impl KernelFiles {
+    fn read(kernel: &KernelConfig) -> Result<Self, BuildError> {
+        let initrd = kernel.initrd.as_ref();
+        Ok(Self {
+            image: read("kernel", &kernel.image)?,
+            initrd: initrd.map(|path| read("initrd", path)).transpose()?,
+        })
+    }
+
+    fn load<'a>(
+        &'a self,
+        kernel: &'a KernelConfig,
+        map: &'a MemoryLayout,
+        rsdp_at: u64,
+    ) -> Result<BootImage<'a>, BuildError> {
+        boot::load(&BootInput {
+            kernel: &self.image,
+            initrd: self.initrd.as_deref(),
+            command_line: &kernel.cmdline,
+            layout: map,
+            rsdp_at: Some(rsdp_at),
+        })
+        .map_err(|source| BuildError::Boot {
+            path: kernel.image.clone(),
+            source,
+        })
+    }
+}
+
 fn start_kernel(
     kernel: &KernelConfig,
     map: &MemoryLayout,
     rsdp_at: u64,
     memory: &GuestMemory,
 ) -> Result<VcpuState, BuildError> {
-    let image = read("kernel", &kernel.image)?;
-    let initrd = match &kernel.initrd {
-        Some(path) => Some(read("initrd", path)?),
-        None => None,
-    };
-    let boot = boot::load(&BootInput {
-        kernel: &image,
-        initrd: initrd.as_deref(),
-        command_line: &kernel.cmdline,
-        layout: map,
-        rsdp_at: Some(rsdp_at),
-    })
-    .map_err(|source| BuildError::Boot {
-        path: kernel.image.clone(),
-        source,
-    })?;
+    let files = KernelFiles::read(kernel)?;
+    let boot = files.load(kernel, map, rsdp_at)?;
     tracing::info!(protocol = ?boot.protocol, entry = format_args!("{:#x}", boot.state.rip), "kernel loaded");
     for load in &boot.loads {
         match load {

@@ -26,6 +26,7 @@ mod error;
 
 mod pc;
 
+pub use boot::check_kernel;
 pub use build::{BuildPorts, build};
 pub use error::BuildError;
 pub use io::Unclaimed;
