@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Debian's full kernel (linux-image-amd64) in place of the cloud one.
     #[arg(long)]
     full_kernel: bool,
+    /// A `standalone` that was built before, in place of this tree's.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Run the same guest on QEMU's translator, to compare.
     #[arg(long)]
     qemu: bool,
@@ -83,7 +86,9 @@ fn demonstrate(options: &Options, directory: &Path, steps: &mut Steps) -> Result
     let engine = if options.qemu {
         Engine::Qemu
     } else {
-        let program = steps.timed("build standalone", build_standalone)?;
+        let program = steps.timed("build standalone", || {
+            provide_standalone(options.program.as_deref())
+        })?;
         Engine::Standalone(program)
     };
     let kernel = steps.timed("fetch the kernel", || provide_kernel(options))?;
@@ -127,8 +132,13 @@ fn demonstrate(options: &Options, directory: &Path, steps: &mut Steps) -> Result
     steps.timed("check the disk from outside", || check_disk(&image))
 }
 
-/// Builds the program in release mode and says where it is.
-pub(crate) fn build_standalone() -> Result<PathBuf, String> {
+/// The program at `chosen`, or this tree's, built in release mode.
+pub(crate) fn provide_standalone(chosen: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(path) = chosen {
+        return path
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", path.display()));
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
@@ -321,7 +331,8 @@ fn print_by_hand(options: &Options, directory: &Path) {
     let program = if options.qemu {
         "qemu-system-x86_64 ...".to_owned()
     } else {
-        run::quoted(&tree::target().join("release/standalone").to_string_lossy())
+        let built = tree::target().join("release/standalone");
+        run::quoted(&options.program.as_ref().unwrap_or(&built).to_string_lossy())
     };
     println!("    {program} vm.toml &");
     if !options.qemu {

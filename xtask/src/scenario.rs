@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::demo::build_standalone;
+use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
 use crate::guest::initramfs;
 use crate::guest::kernel::{self, Flavour};
@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Run them on QEMU's translator, to compare.
     #[arg(long)]
     qemu: bool,
+    /// A `standalone` that was built before, in place of this tree's.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Show the guests' consoles.
     #[arg(long)]
     verbose: bool,
@@ -160,7 +163,7 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
     let engine = if options.qemu {
         Engine::Qemu
     } else {
-        Engine::Standalone(build_standalone()?)
+        Engine::Standalone(provide_standalone(options.program.as_deref())?)
     };
     let (mut passed, mut failed) = (0, 0);
     for scenario in SCENARIOS.iter().filter(wanted) {

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Bound, Row};
-use crate::demo::build_standalone;
+use super::{Bound, Options, Row};
+use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
 use crate::guest::initramfs;
 use crate::guest::kernel::{self, Flavour};
@@ -39,13 +39,13 @@ pub(super) fn machine(directory: &Path, task: &str) -> Result<Machine, String> {
     })
 }
 
-/// Boots on both at once, `rounds` times; the best of each counts.
-pub(super) fn measure(rounds: usize) -> Result<Vec<Row>, String> {
-    let program = build_standalone()?;
+/// Boots on both at once, several times; the best of each counts.
+pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
+    let program = provide_standalone(options.program.as_deref())?;
     let directory = tree::target().join("bench");
     let machine = machine(&directory, "off")?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    for _ in 0..options.rounds() {
         let (here, there) = std::thread::scope(|scope| {
             let standalone = Engine::Standalone(program.clone());
             let place = directory.join("soft");

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{Bound, Row, boot};
-use crate::demo::build_standalone;
+use super::{Bound, Options, Row, boot};
+use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
 use crate::guest::machine::{Engine, SOCKET};
 use crate::tree;
@@ -15,8 +15,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(10);
 
 /// Boots to the shell, lets it work and then rest, and reads the process's accounts.
-pub(super) fn measure(_rounds: usize) -> Result<Vec<Row>, String> {
-    let program = build_standalone()?;
+pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
+    let program = provide_standalone(options.program.as_deref())?;
     let directory = tree::target().join("bench/idle");
     let machine = boot::machine(&directory, "")?;
     machine.prepare(&directory, 0)?;

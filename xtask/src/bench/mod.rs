@@ -5,6 +5,8 @@ mod idle;
 mod inside;
 mod nvme;
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 #[derive(Clone, Debug, Args)]
@@ -14,9 +16,18 @@ pub(crate) struct Options {
     /// Measure each this often; the best run counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// A `standalone` that was built before, in place of this tree's.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// One JSON object a row in place of the table.
     #[arg(long)]
     json: bool,
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        self.rounds.max(1)
+    }
 }
 
 /// One figure of the table.
@@ -81,13 +92,13 @@ impl Row {
     }
 }
 
-type Measure = fn(rounds: usize) -> Result<Vec<Row>, String>;
+type Measure = fn(&Options) -> Result<Vec<Row>, String>;
 
 const BENCHES: &[(&str, Measure)] = &[
     ("boot", boot::measure),
     ("idle", idle::measure),
-    ("interpreter", |rounds| {
-        inside::measure("interpreter", rounds, &[])
+    ("interpreter", |options| {
+        inside::measure("interpreter", options.rounds(), &[])
     }),
     ("nvme", nvme::measure),
 ];
@@ -109,7 +120,7 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         {
             continue;
         }
-        match measure(options.rounds.max(1)) {
+        match measure(options) {
             Ok(rows) if options.json => rows.iter().for_each(|row| println!("{}", row.json())),
             Ok(rows) => rows.iter().for_each(|row| println!("{}", line(row))),
             Err(error) => {

@@ -4,20 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Bound, Row, inside};
+use super::{Bound, Options, Row, inside};
 use crate::{debian, run, tree};
 
 const FILE_BYTES: usize = 64 << 20;
 
 /// Measures the null and the file backend; the latter against fio, where that can be had.
-pub(super) fn measure(rounds: usize) -> Result<Vec<Row>, String> {
+pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
     let directory = tree::target().join("bench");
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let file = directory.join("nvme.img");
     // Written, not sparse, so that both sides read real pages.
     fs::write(&file, vec![0x5a; FILE_BYTES])
         .map_err(|error| format!("{}: {error}", file.display()))?;
-    let mut rows = inside::measure("nvme", rounds, &[file.as_os_str()])?;
+    let mut rows = inside::measure("nvme", options.rounds(), &[file.as_os_str()])?;
     let beside = fio(&file)?;
     if let Some(row) = rows.iter_mut().find(|row| row.figure.contains("file")) {
         row.theirs = Some(beside / 1e3);
