@@ -1,3 +1,5 @@
+//! Threads of vCPUs: held, released, kicked and ended, against a backend that plays back.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
