@@ -65,9 +65,9 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Somebody else has the file open as a disk.
+    /// Somebody else has the file open as a disk, or the device is mounted.
     #[error(
-        "{path}: is in use as a disk by another process; two writers would destroy its content"
+        "{path}: is in use (as a disk elsewhere, or mounted); two writers would destroy its content"
     )]
     InUse {
         /// Its path.

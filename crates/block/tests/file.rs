@@ -248,6 +248,17 @@ fn two_writers_are_kept_apart_and_readers_are_not() {
 }
 
 #[test]
+fn a_disk_that_was_used_can_be_opened_again_at_once() {
+    let file = Scratch::new(1 << 20);
+    for engine in ENGINES.into_iter().cycle().take(20) {
+        let disk = Disk::file(&file.options(engine)).unwrap();
+        let memory = GuestMemory::flat(1 << 16).unwrap();
+        let source = one(&memory, planned(Operation::Write, 0, 512), vec![(0, 512)]);
+        assert_eq!(run(&disk, &source, Execution::Threads), [Outcome::Ok]);
+    }
+}
+
+#[test]
 fn what_is_no_disk_is_refused_by_name() {
     let file = Scratch::new(100);
     let missing = FileOptions::new("/nonexistent/disk.img");

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result as IoResult};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_types::GuestSlice;
@@ -262,6 +261,15 @@ impl HostFile {
     }
 }
 
+impl Drop for HostFile {
+    /// Gives the lock back by name: the kernel may hold the file a little longer, for a ring that it
+    /// takes down in its own time, and the disk would look as if it were still in use.
+    fn drop(&mut self) {
+        // SAFETY: only numbers are passed, and the descriptor is open.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Read,
@@ -423,44 +431,52 @@ impl HostFile {
 }
 
 fn open_file(options: &FileOptions, path: &str) -> Result<File, OpenError> {
+    let failed = |action, source| OpenError::File {
+        path: path.to_owned(),
+        action,
+        source,
+    };
     let mut open = OpenOptions::new();
     open.read(true).write(!options.read_only);
-    if options.direct {
-        set_direct(&mut open).map_err(|source| OpenError::File {
-            path: path.to_owned(),
-            action: "cannot be opened for direct I/O",
-            source,
-        })?;
-    }
-    open.open(Path::new(&options.path)).map_err(|source| {
-        let path = path.to_owned();
+    set_flags(&mut open, options)
+        .map_err(|source| failed("cannot be opened for direct I/O", source))?;
+    open.open(&options.path).map_err(|source| {
         let refused = matches!(
             source.kind(),
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
         );
         // Told apart from a file that cannot be read either, as far as one more attempt can tell.
         if refused && !options.read_only && File::open(&options.path).is_ok() {
+            let path = path.to_owned();
             OpenError::NotWritable { path, source }
+        } else if source.kind() == ErrorKind::ResourceBusy {
+            let path = path.to_owned();
+            OpenError::InUse { path }
         } else {
-            OpenError::File {
-                path,
-                action: "cannot be opened",
-                source,
-            }
+            failed("cannot be opened", source)
         }
     })
 }
 
 #[cfg(target_os = "linux")]
-fn set_direct(open: &mut OpenOptions) -> IoResult<()> {
+fn set_flags(open: &mut OpenOptions, options: &FileOptions) -> IoResult<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    open.custom_flags(libc::O_DIRECT);
+    let mut flags = if options.direct { libc::O_DIRECT } else { 0 };
+    let kind = std::fs::metadata(&options.path).map(|metadata| metadata.file_type());
+    if !options.read_only && kind.is_ok_and(|kind| kind.is_block_device()) {
+        // Refused for devices that are mounted or part of something that is.
+        flags |= libc::O_EXCL;
+    }
+    open.custom_flags(flags);
     Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_direct(_open: &mut OpenOptions) -> IoResult<()> {
-    Err(ErrorKind::Unsupported.into())
+fn set_flags(_open: &mut OpenOptions, options: &FileOptions) -> IoResult<()> {
+    if options.direct {
+        return Err(ErrorKind::Unsupported.into());
+    }
+    Ok(())
 }
 
 fn lock(file: &File, shared: bool, path: &str) -> Result<(), OpenError> {

@@ -325,6 +325,9 @@ impl Drop for UringEngine {
                 return;
             };
             if self.in_flight == 0 && !ring.bell_armed {
+                // Rings are taken down in the background; the file should be let go of now. Where that
+                // is refused, it happens a little later.
+                drop(ring.uring.submitter().unregister_files());
                 return;
             }
             if ring.bell_armed {
