@@ -293,14 +293,14 @@ fn management(instruction: &Instruction, context: &Context) -> Option<Op> {
         Mnemonic::Fdecstp => rotate(7),
         Mnemonic::Ffree => registers(instruction, control::free::<false>, 0),
         Mnemonic::Ffreep => registers(instruction, control::free::<true>, 0),
-        Mnemonic::Fnop
-        | Mnemonic::Fneni
+        Mnemonic::Fnop => Op::new(control::nothing),
+        Mnemonic::Fneni
         | Mnemonic::Feni
         | Mnemonic::Fndisi
         | Mnemonic::Fdisi
         | Mnemonic::Fnsetpm
         | Mnemonic::Fsetpm
-        | Mnemonic::Frstpm => Op::new(control::nothing),
+        | Mnemonic::Frstpm => Op::new(control::nothing_without_wait),
         Mnemonic::Wait => Op::new(control::wait),
         _ => return None,
     })

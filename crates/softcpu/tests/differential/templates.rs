@@ -193,7 +193,7 @@ const FEATURES: &[CpuidFeature] = &[
 ];
 
 /// Instructions that are left out, with the reason.
-const LEFT_OUT: &[(Mnemonic, &str)] = &[
+pub(crate) const LEFT_OUT: &[(Mnemonic, &str)] = &[
     (Mnemonic::Syscall, "enters the host's kernel"),
     (Mnemonic::Sysenter, "enters the host's kernel"),
     (Mnemonic::Sysexit, "rare encodings differ by vendor"),

@@ -1,7 +1,7 @@
 //! What the manuals leave open, and where vendors are known to differ: rows with reasons, and nothing else is
 //! excused.
 
-use crate::generate::{Generated, selectors};
+use crate::generate::{Generated, address, selectors};
 use iced_x86::{Code, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 
 pub(crate) const CF: u64 = 1 << 0;
@@ -177,7 +177,8 @@ pub(crate) fn open(generated: &Generated) -> Open {
             open.fault = true;
             open.memory_of_faults = true;
             // AMD's MXCSR has a bit for misaligned accesses (17) that we do not announce.
-            open.mxcsr_mask = Some(generated.case.patch_at as usize + 0x1e);
+            open.mxcsr_mask =
+                address::window_offset(instruction, &generated.case.state).map(|at| at + 0x1e);
         }
         // What AMD has popped when a later pop faults stays popped.
         Mnemonic::Popa | Mnemonic::Popad => open.registers_of_faults = true,

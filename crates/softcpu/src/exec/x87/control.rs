@@ -113,9 +113,15 @@ pub(crate) fn clear_exceptions(cpu: &mut Cpu, _op: &Op) -> Flow {
     Flow::Next
 }
 
-/// FNOP and the instructions of the 8087 and 80287 that do nothing now.
+/// FNOP.
 pub(crate) fn nothing(cpu: &mut Cpu, _op: &Op) -> Flow {
     tri!(cpu.require_x87());
+    Flow::Next
+}
+
+/// The instructions of the 8087 and 80287 that do nothing now; they never waited.
+pub(crate) fn nothing_without_wait(cpu: &mut Cpu, _op: &Op) -> Flow {
+    tri!(cpu.require_x87_without_wait());
     Flow::Next
 }
 

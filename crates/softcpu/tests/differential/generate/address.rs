@@ -1,7 +1,7 @@
 //! Memory operands that lie where something is mapped, or just beside it.
 
 use super::Generated;
-use crate::layout::{DATA, DATA_HIGH, DATA_LEN, DATA_WRITABLE, PAGE};
+use crate::layout::{CS32, DATA, DATA_HIGH, DATA_LEN, DATA_WRITABLE, PAGE};
 use crate::prng::Prng;
 use crate::state::CpuState;
 use crate::templates;
@@ -152,6 +152,44 @@ fn draw_segment_base(rng: &mut Prng, generated: &mut Generated, segment: Registe
     value
 }
 
+/// Address of the explicit memory operand without its segment base, in 64 bits.
+fn offset(instruction: &Instruction, state: &CpuState) -> u64 {
+    let value = |register: Register| number(register).map_or(0, |index| state.gpr[index]);
+    let displacement = instruction.memory_displacement64();
+    if matches!(instruction.memory_base(), Register::RIP | Register::EIP) {
+        return displacement;
+    }
+    let index = value(instruction.memory_index());
+    displacement
+        .wrapping_add(value(instruction.memory_base()))
+        .wrapping_add(index.wrapping_mul(instruction.memory_index_scale().into()))
+}
+
+/// Where in the data window the explicit memory operand begins.
+pub(crate) fn window_offset(instruction: &Instruction, state: &CpuState) -> Option<usize> {
+    let base = match instruction.segment_prefix() {
+        Register::FS => state.fs_base,
+        Register::GS => state.gs_base,
+        _ => 0,
+    };
+    let narrow = instruction
+        .memory_base()
+        .size()
+        .max(instruction.memory_index().size())
+        == 4;
+    let mask = if narrow || state.cs() == CS32 {
+        0xffff_ffff
+    } else {
+        u64::MAX
+    };
+    let linear = (offset(instruction, state) & mask).wrapping_add(base);
+    [DATA, DATA_HIGH]
+        .into_iter()
+        .map(|window| linear.wrapping_sub(window))
+        .find(|offset| *offset < DATA_LEN)
+        .map(|offset| offset as usize)
+}
+
 /// Whether an operand in FS or GS has an offset that is not canonical by itself: AMD refuses that, Intel looks only
 /// at the sum with the base.
 pub(super) fn offset_alone_faults(instruction: &Instruction, state: &CpuState) -> bool {
@@ -161,15 +199,7 @@ pub(super) fn offset_alone_faults(instruction: &Instruction, state: &CpuState) -
     }
     let value = |register: Register| number(register).map_or(0, |index| state.gpr[index]);
     let canonical = |address: u64| (address as i64) << 16 >> 16 == address as i64;
-    let mut address = instruction.memory_displacement64();
-    if instruction.memory_base() != Register::RIP {
-        address = address
-            .wrapping_add(value(instruction.memory_base()))
-            .wrapping_add(
-                value(instruction.memory_index())
-                    .wrapping_mul(instruction.memory_index_scale().into()),
-            );
-    }
+    let address = offset(instruction, state);
     let mut offsets = vec![address, address.wrapping_add(16)];
     if instruction.is_string_instruction() {
         offsets.push(value(Register::RSI));

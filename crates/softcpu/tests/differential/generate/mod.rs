@@ -1,7 +1,7 @@
 //! Cases: an instruction drawn from the templates, and a state in which it has something to do.
 
-mod address;
-mod operands;
+pub(crate) mod address;
+pub(crate) mod operands;
 mod registers;
 pub(crate) mod selectors;
 pub(crate) mod sequence;
@@ -358,8 +358,13 @@ fn noise_instruction(rng: &mut Prng, bitness: u32, case: &mut Case) -> Option<In
                             ..0x38 | 0x38 | 0x3a | 0x78 | 0x79 | 0xa6 | 0xa7 | 0xae | 0xc7
                     )
                 ));
+        // AMD looks at the operand of the instructions behind 0F 00 before it refuses a LOCK prefix, and with one
+        // takes MOV CR0 for MOV CR8.
+        let behind = bytes.get(opcode + 1).copied().unwrap_or(0);
+        let locked =
+            has_prefix(&bytes, 0xf0) && bytes[opcode] == 0x0f && matches!(behind, 0 | 0x20 | 0x22);
         // An unknown opcode may take a ModRM byte or not: fault, length and page are the same inside the page.
-        if foreign {
+        if foreign || locked {
             return None;
         }
         set_code(case, &bytes);

@@ -17,7 +17,7 @@ const RDX: usize = 2;
 const RSP: usize = 4;
 
 /// Instructions whose state the two sides do not share, with the reason.
-const NOT_READY: &[(Mnemonic, &str)] = &[
+pub(crate) const NOT_READY: &[(Mnemonic, &str)] = &[
     (
         Mnemonic::Xsave,
         "the host enables more state than we announce",

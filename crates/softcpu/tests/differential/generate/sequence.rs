@@ -118,6 +118,10 @@ fn welcome(instruction: &Instruction) -> bool {
                 | Mnemonic::Maskmovq
                 | Mnemonic::Maskmovdqu
                 | Mnemonic::Rcpps
+                | Mnemonic::Lar
+                | Mnemonic::Lsl
+                | Mnemonic::Verr
+                | Mnemonic::Verw
                 | Mnemonic::Fnstenv
                 | Mnemonic::Fnsave
                 | Mnemonic::Fld
