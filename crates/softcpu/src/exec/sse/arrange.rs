@@ -41,9 +41,22 @@ macro_rules! packs {
 
 packs! {
     Packsswb(value) = narrow_words(value, |word| word.clamp(-128, 127) as u8);
-    Packuswb(value) = narrow_words(value, |word| word.clamp(0, 255) as u8);
+    Packuswb(value) = clamp_words(value);
     Packssdw(value) = narrow_dwords(value, |dword| dword.clamp(-32768, 32767) as u16);
     Packusdw(value) = narrow_dwords(value, |dword| dword.clamp(0, 65535) as u16);
+}
+
+/// Four signed words to four bytes from 0 to 255, all at once.
+#[inline(always)]
+fn clamp_words(value: u64) -> u64 {
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    let negative = ((value >> 15) & ONES).wrapping_mul(0xffff);
+    let positive = value & !negative;
+    // Adding 7f00h to bits 8 to 14 carries into bit 15 where any of them is set.
+    let large = (((positive & (ONES * 0x7f00)) + ONES * 0x7f00) >> 15) & ONES;
+    let bytes = (positive | large.wrapping_mul(0xff)) & (ONES * 0xff);
+    let pairs = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
+    (pairs | pairs >> 16) & 0xffff_ffff
 }
 
 #[inline(always)]
@@ -60,17 +73,29 @@ fn narrow_dwords(value: u64, function: impl Fn(i32) -> u16) -> u64 {
     from_words(std::array::from_fn(word))
 }
 
+/// The low four bytes, each in a word of its own.
+#[inline(always)]
+fn spread_bytes(value: u64) -> u64 {
+    let words = spread_words(value);
+    (words | words << 8) & 0x00ff_00ff_00ff_00ff
+}
+
+/// The low two words, each in a doubleword of its own.
+#[inline(always)]
+fn spread_words(value: u64) -> u64 {
+    let low = value & 0xffff_ffff;
+    (low | low << 16) & 0x0000_ffff_0000_ffff
+}
+
 /// Interleaves the low 32 bits of `a` and `b`.
 #[inline(always)]
 fn interleave_bytes(a: u64, b: u64) -> u64 {
-    let (a, b) = (bytes(a), bytes(b));
-    from_bytes([a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]])
+    spread_bytes(a) | spread_bytes(b) << 8
 }
 
 #[inline(always)]
 fn interleave_words(a: u64, b: u64) -> u64 {
-    let (a, b) = (words(a), words(b));
-    from_words([a[0], b[0], a[1], b[1]])
+    spread_words(a) | spread_words(b) << 16
 }
 
 #[inline(always)]
@@ -418,6 +443,22 @@ mod tests {
         }
         assert_eq!(byte_signs(u128::MAX), 0xffff);
         assert_eq!(byte_signs(!0x8080_8080_8080_8080_8080_8080_8080_8080), 0);
+    }
+
+    #[test]
+    fn packs_clamp_and_unpacks_interleave() {
+        let a = 0xffff_0100_00fe_8000;
+        let b = 0x7fff_0000_00ff_0101;
+        assert_eq!(Packuswb::mmx(a, b), 0xff00_ffff_00ff_fe00);
+        assert_eq!(Packsswb::mmx(a, b), 0x7f00_7f7f_ff7f_7f80);
+        assert_eq!(
+            Punpcklbw::mmx(0x8877_6655_4433_2211, 0xffee_ddcc_bbaa_9900),
+            0xbb44_aa33_9922_0011
+        );
+        assert_eq!(
+            Punpckhwd::mmx(0x8877_6655_4433_2211, 0xffee_ddcc_bbaa_9900),
+            0xffee_8877_ddcc_6655
+        );
     }
 
     #[test]

@@ -43,46 +43,46 @@ vertical! {
     Por(a, b) = a | b;
     Pxor(a, b) = a ^ b;
 
-    Paddb(a, b) = add_swar(a, b, 0x8080_8080_8080_8080);
-    Paddw(a, b) = add_swar(a, b, 0x8000_8000_8000_8000);
-    Paddd(a, b) = add_swar(a, b, 0x8000_0000_8000_0000);
+    Paddb(a, b) = add_swar(a, b, BYTES);
+    Paddw(a, b) = add_swar(a, b, WORDS);
+    Paddd(a, b) = add_swar(a, b, DWORDS);
     Paddq(a, b) = a.wrapping_add(b);
-    Psubb(a, b) = sub_swar(a, b, 0x8080_8080_8080_8080);
-    Psubw(a, b) = sub_swar(a, b, 0x8000_8000_8000_8000);
-    Psubd(a, b) = sub_swar(a, b, 0x8000_0000_8000_0000);
+    Psubb(a, b) = sub_swar(a, b, BYTES);
+    Psubw(a, b) = sub_swar(a, b, WORDS);
+    Psubd(a, b) = sub_swar(a, b, DWORDS);
     Psubq(a, b) = a.wrapping_sub(b);
     Paddsb(a, b) = zip_i8(a, b, i8::saturating_add);
     Paddsw(a, b) = zip_i16(a, b, i16::saturating_add);
-    Paddusb(a, b) = zip_u8(a, b, u8::saturating_add);
-    Paddusw(a, b) = zip_u16(a, b, u16::saturating_add);
+    Paddusb(a, b) = add_saturated(a, b, BYTES);
+    Paddusw(a, b) = add_saturated(a, b, WORDS);
     Psubsb(a, b) = zip_i8(a, b, i8::saturating_sub);
     Psubsw(a, b) = zip_i16(a, b, i16::saturating_sub);
-    Psubusb(a, b) = zip_u8(a, b, u8::saturating_sub);
-    Psubusw(a, b) = zip_u16(a, b, u16::saturating_sub);
+    Psubusb(a, b) = sub_swar(a, b, BYTES) & !below(a, b, BYTES);
+    Psubusw(a, b) = sub_swar(a, b, WORDS) & !below(a, b, WORDS);
 
-    Pcmpeqb(a, b) = equal_bytes(a, b);
-    Pcmpeqw(a, b) = zip_u16(a, b, |x, y| if x == y { u16::MAX } else { 0 });
-    Pcmpeqd(a, b) = zip_u32(a, b, |x, y| if x == y { u32::MAX } else { 0 });
+    Pcmpeqb(a, b) = equal(a, b, BYTES);
+    Pcmpeqw(a, b) = equal(a, b, WORDS);
+    Pcmpeqd(a, b) = equal(a, b, DWORDS);
     Pcmpeqq(a, b) = if a == b { u64::MAX } else { 0 };
-    Pcmpgtb(a, b) = zip_i8(a, b, |x, y| if x > y { -1 } else { 0 });
-    Pcmpgtw(a, b) = zip_i16(a, b, |x, y| if x > y { -1 } else { 0 });
+    Pcmpgtb(a, b) = below(b ^ BYTES.tops, a ^ BYTES.tops, BYTES);
+    Pcmpgtw(a, b) = below(b ^ WORDS.tops, a ^ WORDS.tops, WORDS);
     Pcmpgtd(a, b) = zip_i32(a, b, |x, y| if x > y { -1 } else { 0 });
     Pcmpgtq(a, b) = if a as i64 > b as i64 { u64::MAX } else { 0 };
 
-    Pmaxub(a, b) = zip_u8(a, b, Ord::max);
-    Pmaxsb(a, b) = zip_i8(a, b, Ord::max);
-    Pmaxuw(a, b) = zip_u16(a, b, Ord::max);
-    Pmaxsw(a, b) = zip_i16(a, b, Ord::max);
+    Pmaxub(a, b) = choose(below(a, b, BYTES), b, a);
+    Pmaxsb(a, b) = choose(below(a ^ BYTES.tops, b ^ BYTES.tops, BYTES), b, a);
+    Pmaxuw(a, b) = choose(below(a, b, WORDS), b, a);
+    Pmaxsw(a, b) = choose(below(a ^ WORDS.tops, b ^ WORDS.tops, WORDS), b, a);
     Pmaxud(a, b) = zip_u32(a, b, Ord::max);
     Pmaxsd(a, b) = zip_i32(a, b, Ord::max);
-    Pminub(a, b) = zip_u8(a, b, Ord::min);
-    Pminsb(a, b) = zip_i8(a, b, Ord::min);
-    Pminuw(a, b) = zip_u16(a, b, Ord::min);
-    Pminsw(a, b) = zip_i16(a, b, Ord::min);
+    Pminub(a, b) = choose(below(a, b, BYTES), a, b);
+    Pminsb(a, b) = choose(below(a ^ BYTES.tops, b ^ BYTES.tops, BYTES), a, b);
+    Pminuw(a, b) = choose(below(a, b, WORDS), a, b);
+    Pminsw(a, b) = choose(below(a ^ WORDS.tops, b ^ WORDS.tops, WORDS), a, b);
     Pminud(a, b) = zip_u32(a, b, Ord::min);
     Pminsd(a, b) = zip_i32(a, b, Ord::min);
-    Pavgb(a, b) = zip_u8(a, b, |x, y| ((u16::from(x) + u16::from(y) + 1) >> 1) as u8);
-    Pavgw(a, b) = zip_u16(a, b, |x, y| ((u32::from(x) + u32::from(y) + 1) >> 1) as u16);
+    Pavgb(a, b) = average(a, b, BYTES);
+    Pavgw(a, b) = average(a, b, WORDS);
     Pabsb(_a, b) = zip_u8(b, b, |x, _| (x as i8).unsigned_abs());
     Pabsw(_a, b) = zip_u16(b, b, |x, _| (x as i16).unsigned_abs());
     Pabsd(_a, b) = zip_u32(b, b, |x, _| (x as i32).unsigned_abs());
@@ -101,32 +101,97 @@ vertical! {
     Pmuldq(a, b) = (i64::from(a as i32) * i64::from(b as i32)) as u64;
     Pmaddwd(a, b) = multiply_add_words(a, b);
     Pmaddubsw(a, b) = multiply_add_bytes(a, b);
-    Psadbw(a, b) = {
-        let (a, b) = (bytes(a), bytes(b));
-        (0..8).map(|lane| u64::from(a[lane].abs_diff(b[lane]))).sum()
-    };
+    Psadbw(a, b) = sum_of_differences(a, b);
 }
 
-/// Adds lanes whose top bits are `tops`.
+/// Lanes side by side in 64 bits, worked on all at once.
+#[derive(Clone, Copy)]
+struct Lanes {
+    /// The top bit of each lane.
+    tops: u64,
+    /// Bits in a lane.
+    bits: u32,
+}
+
+const BYTES: Lanes = Lanes {
+    tops: 0x8080_8080_8080_8080,
+    bits: 8,
+};
+const WORDS: Lanes = Lanes {
+    tops: 0x8000_8000_8000_8000,
+    bits: 16,
+};
+const DWORDS: Lanes = Lanes {
+    tops: 0x8000_0000_8000_0000,
+    bits: 32,
+};
+
+impl Lanes {
+    /// Ones in each lane whose top bit is set in `marks`, which has no other bits.
+    #[inline(always)]
+    fn spread(self, marks: u64) -> u64 {
+        (marks >> (self.bits - 1)).wrapping_mul(u64::MAX >> (64 - self.bits))
+    }
+
+    /// The lowest bit of each lane.
+    #[inline(always)]
+    fn ones(self) -> u64 {
+        self.tops >> (self.bits - 1)
+    }
+}
+
 #[inline(always)]
-fn add_swar(a: u64, b: u64, tops: u64) -> u64 {
+fn add_swar(a: u64, b: u64, Lanes { tops, .. }: Lanes) -> u64 {
     ((a & !tops).wrapping_add(b & !tops)) ^ ((a ^ b) & tops)
 }
 
-/// Subtracts lanes whose top bits are `tops`.
 #[inline(always)]
-fn sub_swar(a: u64, b: u64, tops: u64) -> u64 {
+fn sub_swar(a: u64, b: u64, Lanes { tops, .. }: Lanes) -> u64 {
     ((a | tops).wrapping_sub(b & !tops)) ^ ((a ^ !b) & tops)
 }
 
-/// Ones in each byte where `a` and `b` agree.
+/// Ones in each lane where `a` is less than `b`, as unsigned numbers: where the subtraction borrows.
 #[inline(always)]
-fn equal_bytes(a: u64, b: u64) -> u64 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let difference = a ^ b;
-    // Bit 7 of each byte: set where the difference is zero.
-    let zero = !((difference & LOW).wrapping_add(LOW) | difference | LOW);
-    (zero >> 7).wrapping_mul(0xff)
+fn below(a: u64, b: u64, lanes: Lanes) -> u64 {
+    let difference = sub_swar(a, b, lanes);
+    lanes.spread(((!a & b) | (!(a ^ b) & difference)) & lanes.tops)
+}
+
+/// Unsigned sums, ones where they carry.
+#[inline(always)]
+fn add_saturated(a: u64, b: u64, lanes: Lanes) -> u64 {
+    let sum = add_swar(a, b, lanes);
+    sum | lanes.spread(((a & b) | ((a | b) & !sum)) & lanes.tops)
+}
+
+/// Ones in each lane where `a` and `b` agree.
+#[inline(always)]
+fn equal(a: u64, b: u64, lanes: Lanes) -> u64 {
+    let (difference, rest) = (a ^ b, !lanes.tops);
+    lanes.spread(!(((difference & rest) + rest) | difference | rest))
+}
+
+/// Bits of `a` where `mask` is set, else of `b`.
+#[inline(always)]
+fn choose(mask: u64, a: u64, b: u64) -> u64 {
+    (a & mask) | (b & !mask)
+}
+
+/// Averages, rounded up.
+#[inline(always)]
+fn average(a: u64, b: u64, lanes: Lanes) -> u64 {
+    (a | b) - (((a ^ b) & !lanes.ones()) >> 1)
+}
+
+/// The sum of the absolute differences of bytes.
+#[inline(always)]
+fn sum_of_differences(a: u64, b: u64) -> u64 {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    let negative = below(a, b, BYTES);
+    let difference = sub_swar(a, b, BYTES) ^ negative;
+    let absolute = add_swar(difference, negative & BYTES.ones(), BYTES);
+    let pairs = (absolute & EVEN) + ((absolute >> 8) & EVEN);
+    pairs.wrapping_mul(0x0001_0001_0001_0001) >> 48
 }
 
 /// `x` with the sign of `y` applied.
@@ -209,14 +274,70 @@ horizontal! {
 mod tests {
     use super::*;
 
+    /// Pairs with carries, borrows, equal and extreme lanes.
+    fn pairs() -> Vec<(u64, u64)> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = || {
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            state ^ (state >> 29)
+        };
+        let edges = [
+            0,
+            u64::MAX,
+            0x8080_8080_8080_8080,
+            0x7f80_ff01_0080_7fff,
+            0x8000_7fff_0001_ffff,
+        ];
+        let mut pairs: Vec<_> = (0..2000).map(|_| (next(), next())).collect();
+        pairs.extend(
+            edges
+                .iter()
+                .flat_map(|&a| edges.iter().map(move |&b| (a, b))),
+        );
+        pairs.extend((0..200).map(|_| next()).map(|a| (a, a)));
+        pairs
+    }
+
     #[test]
     fn lanes_do_not_disturb_each_other() {
-        let (a, b) = (0xff80_7f01_00fe_0280, 0x0180_0101_ff01_fe80);
-        assert_eq!(Paddb::mmx(a, b), zip_u8(a, b, u8::wrapping_add));
-        assert_eq!(Psubb::mmx(a, b), zip_u8(a, b, u8::wrapping_sub));
-        assert_eq!(Paddw::mmx(a, b), zip_u16(a, b, u16::wrapping_add));
-        assert_eq!(Psubw::mmx(a, b), zip_u16(a, b, u16::wrapping_sub));
-        assert_eq!(Pcmpeqb::mmx(a, b), 0x00ff_00ff_0000_00ff);
+        fn ones(holds: bool) -> u8 {
+            if holds { 0xff } else { 0 }
+        }
+        for (a, b) in pairs() {
+            assert_eq!(Paddb::mmx(a, b), zip_u8(a, b, u8::wrapping_add));
+            assert_eq!(Psubb::mmx(a, b), zip_u8(a, b, u8::wrapping_sub));
+            assert_eq!(Paddw::mmx(a, b), zip_u16(a, b, u16::wrapping_add));
+            assert_eq!(Psubw::mmx(a, b), zip_u16(a, b, u16::wrapping_sub));
+            assert_eq!(Paddd::mmx(a, b), zip_u32(a, b, u32::wrapping_add));
+            assert_eq!(Psubd::mmx(a, b), zip_u32(a, b, u32::wrapping_sub));
+            assert_eq!(Paddusb::mmx(a, b), zip_u8(a, b, u8::saturating_add));
+            assert_eq!(Psubusb::mmx(a, b), zip_u8(a, b, u8::saturating_sub));
+            assert_eq!(Paddusw::mmx(a, b), zip_u16(a, b, u16::saturating_add));
+            assert_eq!(Psubusw::mmx(a, b), zip_u16(a, b, u16::saturating_sub));
+            assert_eq!(Pcmpeqb::mmx(a, b), zip_u8(a, b, |x, y| ones(x == y)));
+            assert_eq!(
+                Pcmpgtb::mmx(a, b),
+                zip_u8(a, b, |x, y| ones(x as i8 > y as i8))
+            );
+            assert_eq!(Pcmpgtw::mmx(a, b), zip_i16(a, b, |x, y| -i16::from(x > y)));
+            assert_eq!(Pcmpeqw::mmx(a, b), zip_i16(a, b, |x, y| -i16::from(x == y)));
+            assert_eq!(Pcmpeqd::mmx(a, b), zip_i32(a, b, |x, y| -i32::from(x == y)));
+            assert_eq!(Pmaxub::mmx(a, b), zip_u8(a, b, Ord::max));
+            assert_eq!(Pminub::mmx(a, b), zip_u8(a, b, Ord::min));
+            assert_eq!(Pmaxsw::mmx(a, b), zip_i16(a, b, Ord::max));
+            assert_eq!(Pminsw::mmx(a, b), zip_i16(a, b, Ord::min));
+            assert_eq!(
+                Pavgb::mmx(a, b),
+                zip_u8(a, b, |x, y| x.midpoint(y) + ((x ^ y) & 1))
+            );
+            let (x, y) = (a.to_le_bytes(), b.to_le_bytes());
+            let sum: u64 = (0..8)
+                .map(|lane| u64::from(x[lane].abs_diff(y[lane])))
+                .sum();
+            assert_eq!(Psadbw::mmx(a, b), sum);
+        }
     }
 
     #[test]
