@@ -9,6 +9,21 @@
 //! Reads far outnumber changes. Each change builds a new immutable table of disjoint pieces; a
 //! [`SpaceView`], one for each vCPU, keeps the table and only compares a generation number, so an
 //! access takes no lock and writes no shared cache line.
+//!
+//! ```
+//! use devices::bus::AddressSpace;
+//! use devices::misc::PostCode;
+//!
+//! let ports = AddressSpace::ports();
+//! let post = PostCode::new();
+//! post.attach(&ports)?;
+//! let mut view = ports.view();                // one for each vCPU
+//! view.write(0x80, &[0x5a]);
+//! let mut data = [0; 2];
+//! view.read(0x80, &mut data);                 // the second byte has no owner
+//! assert_eq!(data, [0x5a, 0xff]);
+//! # Ok::<(), devices::bus::SpaceError>(())
+//! ```
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,11 +2,16 @@
 //!
 //! Channel 0 is interrupt 0, channel 2 the speaker, whose output kernels poll at port 0x61 to measure
 //! the processor's clock. Channel 1, the memory refresh of old, counts and does nothing.
+//!
+//! Linux measures by reading its clock after each poll that is still low. If the host takes the CPU
+//! away during that loop and the count ends meanwhile, the last such reading lies before the gap, and
+//! the result is a processor that is too slow by as much. So a poll that comes late after a low one
+//! stays low once more: the loop then sees the gap, and throws that measurement away.
 
 use std::sync::{Arc, Mutex, Weak};
 
 use serde::{Deserialize, Serialize};
-use vm_types::{Clock, Gate, IrqLine, Moment, Task, Timer, Timers};
+use vm_types::{Clock, Gate, IrqLine, Moment, Span, Task, Timer, Timers};
 
 use super::bounded_deadline;
 use super::pit_channel::{Channel, Mode};
@@ -22,6 +27,9 @@ pub const PIT_PORTS: [(u64, u64); 2] = [(0x40, 4), (0x61, 1)];
 
 /// How often the refresh bit of port 0x61 changes, in nanoseconds.
 const REFRESH_NS: u64 = 15_085;
+
+/// A poll of port 0x61 this long after the one before is a late one.
+const LATE: Span = Span::from_micros(10);
 
 const KIND: &str = "pit";
 
@@ -53,6 +61,9 @@ struct State {
     channels: [Channel; 3],
     /// Low four bits of port 0x61: gate of channel 2, speaker, two checks that do nothing.
     control: u8,
+    /// When port 0x61 was last polled, if the speaker's one-time count was not over then.
+    #[serde(skip)]
+    low_polled: Option<Moment>,
     #[serde(skip)]
     paused: bool,
 }
@@ -66,8 +77,24 @@ impl State {
                 Channel::with_gate(false),
             ],
             control: 0,
+            low_polled: None,
             paused: false,
         }
+    }
+
+    /// The speaker's output as port 0x61 shows it.
+    fn speaker(&mut self, now: Moment) -> bool {
+        let channel = &self.channels[2];
+        let high = channel.output(now);
+        if channel.mode() != Mode::Terminal {
+            return high;
+        }
+        if !high {
+            self.low_polled = Some(now);
+            return false;
+        }
+        let last = self.low_polled.take();
+        last.is_none_or(|last| now.since(last) <= LATE)
     }
 
     fn read(&mut self, now: Moment, port: u64) -> u8 {
@@ -75,7 +102,7 @@ impl State {
             0x40..=0x42 => self.channels[(port - 0x40) as usize].read(now),
             0x61 => {
                 let refresh = (now.as_nanos() / REFRESH_NS) as u8 & 1;
-                let speaker = u8::from(self.channels[2].output(now));
+                let speaker = u8::from(self.speaker(now));
                 self.control | refresh << 4 | speaker << 5
             }
             // The control word cannot be read.
@@ -218,6 +245,7 @@ impl Lifecycle for Pit {
         let now = self.clock.now();
         let frozen = State {
             channels: [0, 1, 2].map(|index| state.channels[index].frozen(now)),
+            low_polled: None,
             ..*state
         };
         Some(Snapshot::of(KIND, 1, &(frozen, self.irq.level())))
@@ -246,7 +274,7 @@ impl Lifecycle for Pit {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use vm_types::{IrqSink, ManualClock, Span};
+    use vm_types::{IrqSink, ManualClock};
 
     #[derive(Default)]
     struct Edges(AtomicU32);
@@ -363,8 +391,36 @@ mod tests {
         rig.out(0x42, 0xff);
         rig.out(0x42, 0x2f);
         assert_eq!(rig.port(0x61) & 0x2f, 0x01);
-        rig.pass(0x2fff);
+        rig.pass(0x2ffa);
+        assert_eq!(rig.port(0x61) & 0x2f, 0x01);
+        rig.pass(5);
         assert_eq!(rig.port(0x61) & 0x2f, 0x21);
+    }
+
+    #[test]
+    fn a_poll_after_a_gap_stays_low_once() {
+        let rig = Rig::new();
+        let start = || {
+            rig.out(0x61, 1);
+            rig.out(0x43, 0xb0);
+            rig.out(0x42, 0xe8);
+            rig.out(0x42, 0x03);
+        };
+        let is_high = || rig.port(0x61) & 0x20 != 0;
+        start();
+        assert!(!is_high());
+        rig.pass(5000);
+        assert!(!is_high());
+        assert!(is_high());
+        start();
+        rig.pass(995);
+        assert!(!is_high());
+        rig.pass(6);
+        assert!(is_high());
+        // Somebody who looks for the first time is not told stories.
+        start();
+        rig.pass(5000);
+        assert!(is_high());
     }
 
     #[test]
