@@ -401,7 +401,10 @@ impl Cpu {
         self.code_key = (self.code_key & !0xff) | size | user;
         event::debug::update(self);
         self.update_view();
-        self.local_attention = true;
+        // Most changes of level and mode let nothing in; the others want a look.
+        if event::is_pending(self) {
+            self.local_attention = true;
+        }
     }
 
     /// Makes all links and fetch translations stale.

@@ -41,6 +41,10 @@ pub(crate) fn update(cpu: &mut Cpu) {
         || cpu.events.task_trap
         || dr7 & 0xff != 0
         || cpu.flags.has(flags::TF);
+    if cpu.stepping {
+        // A chain of blocks must not go on.
+        cpu.request_attention();
+    }
 }
 
 /// Before one instruction runs by itself.

@@ -177,6 +177,13 @@ pub(crate) fn fault_of_transfer(cpu: &mut Cpu) -> Flow {
     Flow::Fault
 }
 
+/// Whether an event waits that the flags may now let in: a change of mode then asks for a look.
+pub(crate) fn is_pending(cpu: &Cpu) -> bool {
+    cpu.events.nmi_pending
+        || cpu.events.shut_down
+        || (cpu.flags.has(flags::IF) && cpu.apic.pending().is_some())
+}
+
 /// Acts on signals from outside, and delivers the most important event that can be delivered.
 pub(crate) fn attend(cpu: &mut Cpu, signals: Signals) -> Option<Exit> {
     if signals.init {
