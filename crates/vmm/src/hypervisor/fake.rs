@@ -17,7 +17,7 @@ use super::{
 pub enum Step {
     /// OUT of these bytes.
     Out(u16, Vec<u8>),
-    /// IN of this many bytes; the result is noted in [`FakeVm::inputs`].
+    /// IN of this many bytes; the result is noted in [`Fake::inputs`].
     In(u16, usize),
     /// A store of these bytes.
     Store(u64, Vec<u8>),
@@ -37,11 +37,32 @@ pub struct Fake {
     pub scripts: Vec<Vec<Step>>,
     /// What it claims to bring along.
     pub capabilities: Capabilities,
+    /// What the scripts' inputs and loads gave.
+    pub inputs: Inputs,
+}
+
+/// What scripts have read so far, oldest first. Clones share the list.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Inputs {
+    /// Takes the list.
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *lock(&self.0))
+    }
+
+    fn note(&self, data: Vec<u8>) {
+        lock(&self.0).push(data);
+    }
 }
 
 impl Hypervisor for Fake {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn cpu_name(&self) -> &'static str {
+        "script"
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -59,6 +80,7 @@ impl Hypervisor for Fake {
                     script,
                     io: config.io.clone(),
                     vm: vm.clone(),
+                    inputs: self.inputs.clone(),
                     kicked: Arc::default(),
                     state: VcpuState::default(),
                 })
@@ -75,7 +97,6 @@ impl Hypervisor for Fake {
 /// The machine of a [`Fake`], which remembers what it was told.
 #[derive(Default)]
 pub struct FakeVm {
-    inputs: Mutex<Vec<Vec<u8>>>,
     messages: Arc<Mutex<Vec<MsiMessage>>>,
     resets: AtomicU64,
     nmis: AtomicU64,
@@ -83,11 +104,6 @@ pub struct FakeVm {
 }
 
 impl FakeVm {
-    /// What the scripts' inputs and loads gave, oldest first.
-    pub fn inputs(&self) -> Vec<Vec<u8>> {
-        lock(&self.inputs).clone()
-    }
-
     /// Messages sent so far.
     pub fn messages(&self) -> Vec<MsiMessage> {
         lock(&self.messages).clone()
@@ -150,6 +166,7 @@ struct FakeVcpu {
     steps: VecDeque<Step>,
     io: Arc<dyn GuestIo>,
     vm: Arc<FakeVm>,
+    inputs: Inputs,
     kicked: Arc<AtomicBool>,
     state: VcpuState,
 }
@@ -178,13 +195,13 @@ impl Vcpu for FakeVcpu {
                 Some(Step::In(port, length)) => {
                     let mut data = vec![0; length];
                     self.io.port_in(port, &mut data);
-                    lock(&self.vm.inputs).push(data);
+                    self.inputs.note(data);
                 }
                 Some(Step::Store(at, data)) => self.io.mmio_write(GuestAddress(at), &data),
                 Some(Step::Load(at, length)) => {
                     let mut data = vec![0; length];
                     self.io.mmio_read(GuestAddress(at), &mut data);
-                    lock(&self.vm.inputs).push(data);
+                    self.inputs.note(data);
                 }
                 Some(Step::Exit(exit)) => return exit,
                 Some(Step::Spin) => {

@@ -169,6 +169,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// Its name in configuration files.
     fn name(&self) -> &'static str;
 
+    /// What its CPUs are called in the machine's tables.
+    fn cpu_name(&self) -> &'static str;
+
     /// What it brings along.
     fn capabilities(&self) -> Capabilities;
 

@@ -41,6 +41,10 @@ impl Hypervisor for Soft {
         "soft"
     }
 
+    fn cpu_name(&self) -> &'static str {
+        "Trivet virtual x86-64 processor"
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             counts_instructions: true,

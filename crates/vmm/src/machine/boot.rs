@@ -2,24 +2,28 @@
 
 use std::path::Path;
 
-use devices::firmware::acpi::{AcpiConfig, AcpiTables};
 use devices::firmware::boot::{self, BootImage, BootInput, BootState, Load};
 use devices::firmware::layout::{MemoryLayout, TABLES_START};
-use devices::serial::COM_PORTS;
 use vm_types::{GuestAddress, GuestMemory};
 
-use super::config::{DeviceConfig, KernelConfig, MachineConfig};
+use super::config::{KernelConfig, MachineConfig};
 use super::error::BuildError;
-use super::platform::IOAPIC_ID;
+use super::firmware::{Tables, memory_map};
 use crate::hypervisor::state::{SegmentState, TableState};
 use crate::hypervisor::{Vcpu, VcpuState};
 use crate::memory::Layout;
+
+/// Where the ACPI tables are, root pointer first.
+const ACPI_AT: u64 = TABLES_START;
+/// Where the SMBIOS entry point is, the structures behind it.
+const SMBIOS_AT: u64 = TABLES_START + 0x1_0000;
 
 /// Loads ROM, tables and kernel into memory; returns the first vCPU's state for a kernel that is started
 /// directly. Files are read anew each time, so that they take no host memory while the guest runs.
 pub(super) fn load(
     config: &MachineConfig,
     layout: &Layout,
+    tables: &Tables,
     memory: &GuestMemory,
 ) -> Result<Option<VcpuState>, BuildError> {
     if let Some(path) = &config.boot.bootrom {
@@ -28,16 +32,17 @@ pub(super) fn load(
     let Some(kernel) = &config.boot.kernel else {
         return Ok(None);
     };
-    let map = firmware_layout(layout);
-    let rsdp_at = place_acpi(config, &map, memory)?;
-    start_kernel(kernel, &map, rsdp_at, memory).map(Some)
+    // Firmware would do this; a kernel that is started directly finds them by searching, and is told.
+    memory.load(GuestAddress(ACPI_AT), &tables.acpi.place(ACPI_AT))?;
+    memory.load(GuestAddress(SMBIOS_AT), &tables.smbios.place(SMBIOS_AT))?;
+    start_kernel(kernel, &tables.map, memory).map(Some)
 }
 
 /// Whether a machine with so much memory could start this kernel; nothing is kept.
 pub fn check_kernel(kernel: &KernelConfig, memory_bytes: u64) -> Result<(), BuildError> {
-    let map = firmware_layout(&Layout::new(memory_bytes, 0)?);
+    let map = memory_map(&Layout::new(memory_bytes, 0)?);
     let files = KernelFiles::read(kernel)?;
-    files.load(kernel, &map, TABLES_START).map(drop)
+    files.load(kernel, &map).map(drop)
 }
 
 /// The files of a kernel that is started directly.
@@ -59,14 +64,13 @@ impl KernelFiles {
         &'a self,
         kernel: &'a KernelConfig,
         map: &'a MemoryLayout,
-        rsdp_at: u64,
     ) -> Result<BootImage<'a>, BuildError> {
         boot::load(&BootInput {
             kernel: &self.image,
             initrd: self.initrd.as_deref(),
             command_line: &kernel.cmdline,
             layout: map,
-            rsdp_at: Some(rsdp_at),
+            rsdp_at: Some(ACPI_AT),
         })
         .map_err(|source| BuildError::Boot {
             path: kernel.image.clone(),
@@ -78,11 +82,10 @@ impl KernelFiles {
 fn start_kernel(
     kernel: &KernelConfig,
     map: &MemoryLayout,
-    rsdp_at: u64,
     memory: &GuestMemory,
 ) -> Result<VcpuState, BuildError> {
     let files = KernelFiles::read(kernel)?;
-    let boot = files.load(kernel, map, rsdp_at)?;
+    let boot = files.load(kernel, map)?;
     tracing::info!(protocol = ?boot.protocol, entry = format_args!("{:#x}", boot.state.rip), "kernel loaded");
     for load in &boot.loads {
         match load {
@@ -91,40 +94,6 @@ fn start_kernel(
         }
     }
     Ok(first_state(&boot.state))
-}
-
-/// Puts the ACPI tables where a kernel that is started directly looks for them.
-fn place_acpi(
-    config: &MachineConfig,
-    map: &MemoryLayout,
-    memory: &GuestMemory,
-) -> Result<u64, BuildError> {
-    let tables = AcpiTables::new(&AcpiConfig {
-        cpus: config.cpus,
-        ioapic_id: IOAPIC_ID,
-        layout: map.clone(),
-        serial_ports: COM_PORTS
-            .iter()
-            .map(|(port, irq)| (*port as u16, *irq as u8))
-            .collect(),
-        ps2: true,
-        pvpanic: config
-            .devices
-            .values()
-            .any(|it| *it == DeviceConfig::Pvpanic),
-        fw_cfg: false,
-    });
-    memory.load(GuestAddress(TABLES_START), &tables.place(TABLES_START))?;
-    Ok(TABLES_START)
-}
-
-/// The memory map in the words of the firmware tables.
-fn firmware_layout(layout: &Layout) -> MemoryLayout {
-    MemoryLayout {
-        rom_bytes: layout.rom().map_or(0, |rom| rom.end - rom.start),
-        window_64: layout.dev64(),
-        ..MemoryLayout::of(layout.lowmem() + layout.highmem())
-    }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BuildError> {

@@ -10,6 +10,7 @@ use super::config::MachineConfig;
 use super::disks;
 use super::error::BuildError;
 use super::extras::ExtraPorts;
+use super::firmware::{CpuIdentity, Tables};
 use super::io::MachineIo;
 use super::pc::Pc;
 use super::platform::{Platform, PlatformPorts};
@@ -105,8 +106,17 @@ pub fn build(
         tracing::info!(device = name, at = ?device.pci_path().map(|path| path.to_string()), "device added");
     }
 
-    let state = boot::load(&config, &layout, &made.memory)?;
     let mut vcpus = made.vcpus;
+    let cpu = CpuIdentity {
+        // EDX after reset.
+        signature: vcpus
+            .first()
+            .map_or(0, |vcpu| vcpu.state().general[2] as u32),
+        name: hypervisor.cpu_name(),
+    };
+    let tables = Tables::new(&config, &layout, cpu);
+    parts.push(tables.fw_cfg(&config, &io, &made.memory)?);
+    let state = boot::load(&config, &layout, &tables, &made.memory)?;
     for vcpu in &mut vcpus {
         boot::apply(vcpu.as_mut(), state.as_ref())?;
     }
@@ -119,6 +129,7 @@ pub fn build(
     Ok(Pc {
         config,
         layout,
+        tables,
         memory: made.memory,
         vm: made.vm,
         crew,

@@ -3,7 +3,7 @@
 //! [`config`] says what; [`build`] joins a hypervisor's handles with devices, and is the only place that
 //! holds both ends of each. Reading order: `io` (how a guest's accesses find a device), `clockwork` (clock
 //! and timers), `platform` (the chipset and everything that sits on its board), `disks` and `extras` (what
-//! the configuration adds), `boot` (what is in memory and in the registers when the guest starts), `pc`
+//! the configuration adds), `firmware` (tables), `boot` (what is in memory and in the registers when the guest starts), `pc`
 //! (the whole, as the life cycle moves it).
 
 pub mod config;
@@ -17,6 +17,8 @@ mod platform;
 mod disks;
 
 mod extras;
+
+mod firmware;
 
 mod boot;
 

@@ -13,6 +13,7 @@ use super::boot;
 use super::clockwork::Clockwork;
 use super::config::MachineConfig;
 use super::error::BuildError;
+use super::firmware::Tables;
 use super::io::{MachineIo, Unclaimed};
 use crate::hypervisor::Vm;
 use crate::lifecycle::Machine;
@@ -23,6 +24,7 @@ use crate::vcpu::Crew;
 pub struct Pc {
     pub(super) config: MachineConfig,
     pub(super) layout: Layout,
+    pub(super) tables: Tables,
     pub(super) memory: GuestMemory,
     pub(super) vm: Arc<dyn Vm>,
     pub(super) crew: Crew,
@@ -103,7 +105,7 @@ impl Pc {
         self.topology.reset();
         self.config_ports.set_address(0);
         self.vm.reset()?;
-        let state = boot::load(&self.config, &self.layout, &self.memory)?;
+        let state = boot::load(&self.config, &self.layout, &self.tables, &self.memory)?;
         let mut result = Ok(());
         self.crew.with_each(|vcpu| {
             if result.is_ok() {
