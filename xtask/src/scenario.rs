@@ -13,7 +13,7 @@ use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
 use crate::guest::initramfs;
 use crate::guest::kernel::{self, Flavour};
-use crate::guest::machine::{Disk, Engine, LOG, Machine, SOCKET};
+use crate::guest::machine::{self, Disk, Ending, Engine, LOG, Machine, SOCKET};
 use crate::guest::programs::{FIO, MKE2FS, NVME, Program};
 use crate::measured::ExitCode;
 use crate::tree;
@@ -203,17 +203,35 @@ fn run_all(scenario: &Scenario, engine: &Engine, verbose: bool) -> Result<String
     let directory = tree::target().join("scenario").join(scenario.name);
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let machine = build(scenario, &directory)?;
-    let mut first: Option<String> = None;
+    let mut first: Option<(String, Option<Ending>)> = None;
     let mut cost = String::new();
     for _ in 0..scenario.runs {
         let (transcript, spent) = run_once(scenario, &machine, engine, &directory, verbose)
             .map_err(|error| format!("{error}; see {}", directory.join(LOG).display()))?;
         cost = spent;
-        match &first {
-            None => first = Some(transcript),
-            Some(before) if *before == transcript => {}
-            Some(before) => return Err(first_difference(before, &transcript)),
+        // On the virtual clock two runs must agree in more than their consoles.
+        let ending = scenario
+            .clock
+            .map(|_| machine::ending(&directory))
+            .transpose()?;
+        let Some((console, memory)) = &first else {
+            first = Some((transcript, ending));
+            continue;
+        };
+        if *console != transcript {
+            return Err(first_difference(console, &transcript));
         }
+        if *memory != ending {
+            return Err(format!(
+                "the guests' memory differs: {memory:?} and {ending:?}"
+            ));
+        }
+    }
+    if let Some((_, Some(ending))) = &first {
+        cost = format!(
+            "{} instructions, memory {}, {cost}",
+            ending.instructions, ending.hash
+        );
     }
     Ok(cost)
 }

@@ -11,6 +11,7 @@ use super::programs::{self, Program};
 const INIT: &str = include_str!("scripts/init.sh");
 /// Tasks that `trivet=NAME` on the kernel's command line starts, or a person at the shell.
 const TASKS: &[(&str, &str)] = &[
+    ("digest", include_str!("scripts/digest.sh")),
     ("disk", include_str!("scripts/disk.sh")),
     ("parallel", include_str!("scripts/parallel.sh")),
     ("storage", include_str!("scripts/storage.sh")),

@@ -174,6 +174,36 @@ impl Machine {
     }
 }
 
+/// What the program says about a machine on the virtual clock when it has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// A hash of the guest's memory, in hexadecimal.
+    pub(crate) hash: String,
+    /// Guest instructions executed, on all processors.
+    pub(crate) instructions: u64,
+}
+
+/// Reads the ending from the program's messages in `directory`.
+///
+/// Errors: no such message, or messages that cannot be read.
+pub(crate) fn ending(directory: &Path) -> Result<Ending, String> {
+    let place = directory.join(LOG);
+    let log =
+        fs::read_to_string(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    log.lines()
+        .find_map(read_ending)
+        .ok_or_else(|| format!("{}: no hash of the guest's memory", place.display()))
+}
+
+/// Messages are a JSON object a line when nobody watches.
+fn read_ending(line: &str) -> Option<Ending> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(Ending {
+        hash: value.get("hash")?.as_str()?.to_owned(),
+        instructions: value.get("instructions")?.as_u64()?,
+    })
+}
+
 /// File name of the console's socket.
 pub(crate) const SOCKET: &str = "ttya";
 /// File name of the program's own messages.
@@ -225,6 +255,20 @@ mod tests {
             type = \"file\"\npath = \"a.img\"\n\n[dev.root0]\ndriver = \"pci-nvme\"\n\
             block_dev = \"root\"\npci-path = \"0.16.0\"\n";
         assert_eq!(machine().toml(), expected);
+    }
+
+    #[test]
+    fn the_ending_is_read_from_the_messages() {
+        let line = r#"{"msg":"end","hash":"00ff","instructions":12}"#;
+        assert_eq!(
+            read_ending(line),
+            Some(Ending {
+                hash: "00ff".to_owned(),
+                instructions: 12
+            })
+        );
+        assert_eq!(read_ending(r#"{"msg":"start"}"#), None);
+        assert_eq!(read_ending("plain text"), None);
     }
 
     #[test]
