@@ -106,7 +106,7 @@ pub(crate) trait Scan {
 }
 
 /// ZF for a zero source; the other flags are undefined and left as the result would set them.
-fn scan_flags<W: Width>(flags: &mut Flags, zero: bool) {
+fn scan_flags(flags: &mut Flags, zero: bool) {
     flags.set_zero(zero);
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct Bsf;
 impl Scan for Bsf {
     fn apply<W: Width>(flags: &mut Flags, value: W) -> Option<W> {
         let bits = value.zero_extend();
-        scan_flags::<W>(flags, bits == 0);
+        scan_flags(flags, bits == 0);
         (bits != 0).then(|| W::truncate(u64::from(bits.trailing_zeros())))
     }
 }
@@ -125,7 +125,7 @@ pub(crate) struct Bsr;
 impl Scan for Bsr {
     fn apply<W: Width>(flags: &mut Flags, value: W) -> Option<W> {
         let bits = value.zero_extend();
-        scan_flags::<W>(flags, bits == 0);
+        scan_flags(flags, bits == 0);
         (bits != 0).then(|| W::truncate(u64::from(63 - bits.leading_zeros())))
     }
 }

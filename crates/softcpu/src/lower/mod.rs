@@ -3,7 +3,7 @@
 //! Each family has a file that matches on the mnemonic and picks the function of `exec` by width and
 //! operand form. What no family knows raises #UD when executed.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 use crate::exec;
 use crate::op::{Exec, Op, mode};
@@ -264,11 +264,6 @@ pub(crate) fn condition(instruction: &Instruction) -> u8 {
     // The decoder numbers conditions from 1 in the order O, NO, B, AE, E, NE, BE, A, S, NS, P, NP, L,
     // GE, LE, G.
     (instruction.condition_code() as u8).wrapping_sub(1) & 15
-}
-
-/// Whether the mnemonic belongs to `list`.
-pub(crate) fn one_of(mnemonic: Mnemonic, list: &[Mnemonic]) -> bool {
-    list.contains(&mnemonic)
 }
 
 #[cfg(test)]

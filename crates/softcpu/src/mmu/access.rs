@@ -677,12 +677,7 @@ fn load_sized(at: *const u8, size: u64) -> u64 {
     // SAFETY: callers pass an address inside a mapped page with `size` bytes left in it.
     #[expect(unsafe_code, reason = "guest memory by pointer, slow path")]
     unsafe {
-        match size {
-            1 => u64::from(host::read::<u8>(at)),
-            2 => u64::from(host::read::<u16>(at)),
-            4 => u64::from(host::read::<u32>(at)),
-            _ => host::read::<u64>(at),
-        }
+        host::read_sized(at, size)
     }
 }
 
@@ -690,12 +685,7 @@ fn store_sized(at: *mut u8, size: u64, value: u64) {
     // SAFETY: callers pass an address inside a mapped, writable page with `size` bytes left in it.
     #[expect(unsafe_code, reason = "guest memory by pointer, slow path")]
     unsafe {
-        match size {
-            1 => host::write(at, value as u8),
-            2 => host::write(at, value as u16),
-            4 => host::write(at, value as u32),
-            _ => host::write(at, value),
-        }
+        host::write_sized(at, size, value);
     }
 }
 
@@ -703,11 +693,6 @@ fn modify_sized(at: *mut u8, size: u64, locked: bool, change: &mut dyn FnMut(u64
     // SAFETY: callers pass an address inside a mapped, writable page with `size` bytes left in it.
     #[expect(unsafe_code, reason = "guest memory by pointer, slow path")]
     unsafe {
-        match size {
-            1 => host::modify::<u8>(at, locked, |old| change(old.into()) as u8).into(),
-            2 => host::modify::<u16>(at, locked, |old| change(old.into()) as u16).into(),
-            4 => host::modify::<u32>(at, locked, |old| change(old.into()) as u32).into(),
-            _ => host::modify::<u64>(at, locked, change),
-        }
+        host::modify_sized(at, size, locked, change)
     }
 }

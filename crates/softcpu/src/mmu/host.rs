@@ -85,6 +85,62 @@ pub(super) unsafe fn modify<W: Width>(
     }
 }
 
+/// Reads `size` (1, 2, 4 or 8) bytes, zero-extended.
+///
+/// # Safety
+/// `size` bytes at `at` are mapped guest memory.
+pub(super) unsafe fn read_sized(at: *const u8, size: u64) -> u64 {
+    match size {
+        // SAFETY: as the caller promises.
+        1 => unsafe { read::<u8>(at) }.into(),
+        // SAFETY: as the caller promises.
+        2 => unsafe { read::<u16>(at) }.into(),
+        // SAFETY: as the caller promises.
+        4 => unsafe { read::<u32>(at) }.into(),
+        // SAFETY: as the caller promises.
+        _ => unsafe { read::<u64>(at) },
+    }
+}
+
+/// Writes the low `size` (1, 2, 4 or 8) bytes of `value`.
+///
+/// # Safety
+/// `size` bytes at `at` are mapped, writable guest memory.
+pub(super) unsafe fn write_sized(at: *mut u8, size: u64, value: u64) {
+    match size {
+        // SAFETY: as the caller promises.
+        1 => unsafe { write(at, value as u8) },
+        // SAFETY: as the caller promises.
+        2 => unsafe { write(at, value as u16) },
+        // SAFETY: as the caller promises.
+        4 => unsafe { write(at, value as u32) },
+        // SAFETY: as the caller promises.
+        _ => unsafe { write(at, value) },
+    }
+}
+
+/// [`modify`] of `size` (1, 2, 4 or 8) bytes.
+///
+/// # Safety
+/// `size` bytes at `at` are mapped, writable guest memory.
+pub(super) unsafe fn modify_sized(
+    at: *mut u8,
+    size: u64,
+    locked: bool,
+    change: &mut dyn FnMut(u64) -> u64,
+) -> u64 {
+    match size {
+        // SAFETY: as the caller promises.
+        1 => unsafe { modify::<u8>(at, locked, |old| change(old.into()) as u8) }.into(),
+        // SAFETY: as the caller promises.
+        2 => unsafe { modify::<u16>(at, locked, |old| change(old.into()) as u16) }.into(),
+        // SAFETY: as the caller promises.
+        4 => unsafe { modify::<u32>(at, locked, |old| change(old.into()) as u32) }.into(),
+        // SAFETY: as the caller promises.
+        _ => unsafe { modify::<u64>(at, locked, change) },
+    }
+}
+
 /// One compare-and-swap; gives the value seen when it was not `old`.
 ///
 /// # Safety

@@ -171,13 +171,6 @@ impl Tlb {
         }
     }
 
-    /// Sends all stores down the slow path once, so that the dirty map sees them again.
-    pub(crate) fn forbid_all_stores(&mut self) {
-        for entry in &mut self.entries {
-            entry.store = NO_TAG;
-        }
-    }
-
     /// The physical page that `page` is fetched from under `key`, if known.
     #[inline(always)]
     pub(crate) fn fetch(&self, page: u64, key: u64) -> Option<u64> {

@@ -239,7 +239,10 @@ impl Cpu {
         match intent {
             Intent::Load => !kept_out,
             Intent::Store => !kept_out && (rights.writable || control.cr0 & cr0::WP == 0),
-            Intent::Fetch => !rights.no_execute && !(rights.user && control.cr4 & cr4::SMEP != 0),
+            Intent::Fetch => {
+                let kept_out = rights.user && control.cr4 & cr4::SMEP != 0;
+                !rights.no_execute && !kept_out
+            }
         }
     }
 

@@ -180,11 +180,6 @@ impl Cache {
     pub(crate) fn is_live(&self, id: BlockId) -> bool {
         self.blocks[id.0 as usize].physical != DROPPED
     }
-
-    /// Blocks and operations cached now.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        (self.blocks.len(), self.ops.len())
-    }
 }
 
 fn front_slot(physical: u64, mode: u8) -> usize {
@@ -233,6 +228,6 @@ mod tests {
             cache.insert(index * 16, 0, (&[nop()], 1), None);
         }
         assert_eq!(cache.flushes, 1);
-        assert_eq!(cache.size(), (1, 1));
+        assert_eq!((cache.blocks.len(), cache.ops.len()), (1, 1));
     }
 }

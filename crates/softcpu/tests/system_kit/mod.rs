@@ -15,6 +15,11 @@
 //! | 0x6c00, 0x6f00, 0x7000, 0x7800 | stacks: IST 1, inner, level 0, level 3 |
 //! | 0x7c00, 0x8000, 0x9000 | stub, code, target of call gates |
 //! | 0x1f0000... | pages: not present, read-only, supervisor, no-execute |
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a rig that cannot be set up fails the test that wants it"
+)]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::fmt::Write;
@@ -27,7 +32,7 @@ use vm_types::{Clock, GuestAddress, GuestMemory, ManualClock, MemoryRange, Span}
 
 /// How the code under test is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Real mode.
     Real,
     /// 16-bit code at level 0.
@@ -181,7 +186,7 @@ impl Bus for TestBus {
 }
 
 /// A machine ready to run.
-pub struct Machine {
+pub(crate) struct Machine {
     pub memory: GuestMemory,
     cpus: Vec<Cpu>,
     hand: ManualClock,
@@ -191,7 +196,7 @@ pub struct Machine {
 
 impl Machine {
     /// A machine with `processors` processors of which the first will run `listing` in `mode`.
-    pub fn new(mode: Mode, processors: usize, listing: &str) -> Self {
+    pub(crate) fn new(mode: Mode, processors: usize, listing: &str) -> Self {
         let range = |start, length| MemoryRange {
             start: GuestAddress(start),
             length,
@@ -270,7 +275,7 @@ impl Machine {
     }
 
     /// Runs to the end and says what happened.
-    pub fn outcome(&mut self) -> String {
+    pub(crate) fn outcome(&mut self) -> String {
         let exit = self.run();
         let mut text = String::new();
         let values = std::mem::take(&mut *self.bus.values.lock().unwrap());
@@ -327,13 +332,13 @@ impl Machine {
 
 /// Runs `listing` in `mode` and compares what happened.
 #[track_caller]
-pub fn check(mode: Mode, listing: &str, expected: &str) {
+pub(crate) fn check(mode: Mode, listing: &str, expected: &str) {
     check_on(mode, 1, listing, expected);
 }
 
 /// The same with several processors; the others wait for a start-up message.
 #[track_caller]
-pub fn check_on(mode: Mode, processors: usize, listing: &str, expected: &str) {
+pub(crate) fn check_on(mode: Mode, processors: usize, listing: &str, expected: &str) {
     let mut machine = Machine::new(mode, processors, listing);
     let outcome = machine.outcome();
     assert_eq!(outcome, expected, "{mode:?}\n{listing}");
