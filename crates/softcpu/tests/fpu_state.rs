@@ -1,4 +1,9 @@
 //! Saving and restoring x87 and SSE state, and when their exceptions are raised: small programs in user mode.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a rig that cannot be set up fails the test that wants it"
+)]
 
 use softcpu::state::Fpu;
 use softcpu::state::fpu::St;

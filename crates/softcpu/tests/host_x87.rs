@@ -2,6 +2,10 @@
 //! directions and precisions, masked and unmasked exceptions; result, flags and condition codes.
 //!
 //! `TRIVET_SLOW=1` runs hundreds of times as many cases.
+#![expect(
+    clippy::print_stdout,
+    reason = "a difference is shown with its operands"
+)]
 #![cfg(target_arch = "x86_64")]
 
 use core::arch::asm;
