@@ -39,10 +39,12 @@ impl Vector for F32 {
 
     #[inline(always)]
     fn zip(a: u128, b: u128, mut function: impl FnMut(u64, u64) -> u64) -> u128 {
-        let (a, b) = (all_dwords(a), all_dwords(b));
-        from_all_dwords(std::array::from_fn(|lane| {
-            function(u64::from(a[lane]), u64::from(b[lane])) as u32
-        }))
+        // Written out: the closure is large, and would be called.
+        let [a0, a1, a2, a3] = all_dwords(a).map(u64::from);
+        let [b0, b1, b2, b3] = all_dwords(b).map(u64::from);
+        let low = function(a0, b0) & 0xffff_ffff | function(a1, b1) << 32;
+        let high = function(a2, b2) & 0xffff_ffff | function(a3, b3) << 32;
+        join(low, high)
     }
 }
 

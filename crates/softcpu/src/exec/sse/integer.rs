@@ -167,7 +167,8 @@ fn add_saturated(a: u64, b: u64, lanes: Lanes) -> u64 {
 /// Ones in each lane where `a` and `b` agree.
 #[inline(always)]
 fn equal(a: u64, b: u64, lanes: Lanes) -> u64 {
-    let (difference, rest) = (a ^ b, !lanes.tops);
+    // Not an exclusive or: compilers load both halves for it at once, and wait for the stores that filled them.
+    let (difference, rest) = (sub_swar(a, b, lanes), !lanes.tops);
     lanes.spread(!(((difference & rest) + rest) | difference | rest))
 }
 
