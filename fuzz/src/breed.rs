@@ -15,7 +15,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -25,7 +25,7 @@ impl Random {
     /// A number below `end`; 0 if that is 0.
     pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.next() % end).unwrap_or(0)
+        usize::try_from(self.draw() % end).unwrap_or(0)
     }
 
     fn byte(&mut self) -> u8 {
@@ -33,7 +33,7 @@ impl Random {
         const EDGES: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x10, 0x40, 0xfe];
         match self.below(4) {
             0 => EDGES[self.below(EDGES.len())],
-            _ => self.next().to_le_bytes()[7],
+            _ => self.draw().to_le_bytes()[7],
         }
     }
 }
@@ -75,7 +75,7 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, parents: &[&[u8]]) {
         }
         _ => {
             // A number of eight bytes, small or near a power of two.
-            let number = (1_u64 << random.below(64)).wrapping_sub(random.next() % 3);
+            let number = (1_u64 << random.below(64)).wrapping_sub(random.draw() % 3);
             bytes.splice(at..at, number.to_le_bytes());
         }
     }

@@ -184,8 +184,9 @@ mod tests {
         let edges = Arc::new(Edges::default());
         let line = IrqLine::new(edges.clone(), 4);
         line.set(false);
+        let clone = line.clone();
         line.set(true);
-        line.clone().set(true);
+        clone.set(true);
         line.set(false);
         assert_eq!(*edges.0.lock().unwrap(), [(4, true), (4, false)]);
     }
