@@ -238,7 +238,9 @@ fn talk(
 /// Runs `e2fsck` and reads a file out of the image, without mounting it.
 fn check_disk(image: &Path) -> Result<(), String> {
     let e2fsck = debian::provide("e2fsck", "e2fsprogs")?;
-    let report = run::quiet(Command::new(e2fsck).arg("-fn").arg(image))?;
+    let name = image.file_name().unwrap_or_default();
+    let place = image.parent().unwrap_or_else(|| Path::new("."));
+    let report = run::quiet(Command::new(e2fsck).current_dir(place).arg("-fn").arg(name))?;
     for line in report.lines() {
         println!("  {line}");
     }
@@ -316,7 +318,7 @@ impl Steps {
 
 fn show_log(log: &Path) {
     if let Ok(text) = fs::read_to_string(log) {
-        println!("{}:", log.display());
+        println!("{}:", shown(log));
         for line in text.lines() {
             println!("    > {line}");
         }
@@ -326,18 +328,24 @@ fn show_log(log: &Path) {
 fn print_by_hand(options: &Options, directory: &Path) {
     println!();
     println!("by hand:");
-    println!("    cd {}", run::quoted(&directory.to_string_lossy()));
+    println!("    cd {}", shown(directory));
     println!("    truncate -s {DISK_BYTES} {IMAGE}");
-    let program = if options.qemu {
-        "qemu-system-x86_64 ...".to_owned()
+    if options.qemu {
+        println!("    qemu-system-x86_64 ... -drive file={IMAGE}");
     } else {
         let built = tree::target().join("release/standalone");
-        run::quoted(&options.program.as_ref().unwrap_or(&built).to_string_lossy())
-    };
-    println!("    {program} vm.toml &");
-    if !options.qemu {
-        println!("    {program} console {SOCKET}      # then, in the guest: /trivet/disk nvme0n1");
+        let program = options.program.clone().unwrap_or(built);
+        let program = run::quoted(&program.to_string_lossy());
+        println!("    {program} vm.toml &");
+        println!("    {program} console {SOCKET}");
+        println!("    # in the guest: /trivet/disk nvme0n1");
     }
     println!("    e2fsck -fn {IMAGE}");
     println!();
+}
+
+/// A path as a person in the workspace's root would type it.
+fn shown(path: &Path) -> String {
+    let short = path.strip_prefix(tree::root()).unwrap_or(path);
+    run::quoted(&short.to_string_lossy())
 }
