@@ -86,7 +86,7 @@ fn d02_enabling_before_the_reset_is_over_works_in_the_end() {
 #[test]
 fn d03_resets_under_verified_writes() {
     let mut rig = bare(memory_disk(), Execution::Threads);
-    for round in 0..12u8 {
+    for round in 0..6u8 {
         let found = operating_system(&mut rig, 2, 64);
         for block in 0..20 {
             transfer(&mut rig, 1, io::WRITE, &found, block, round);
