@@ -831,7 +831,7 @@ fn a13_shadow_doorbells_lose_nothing_between_threads() {
     rig.create_io_queue(1, 8);
     rig.create_io_queue(2, 64);
     // Bursts of all sizes, so that the worker is met asleep, going to sleep and at work.
-    for turn in 0..400u32 {
+    for turn in 0..150u32 {
         for (queue, room) in [(1, 7), (2, 30)] {
             for _ in 0..turn.wrapping_mul(2_654_435_761) % room + 1 {
                 rig.push(queue, Command::new(io::FLUSH, 1));
