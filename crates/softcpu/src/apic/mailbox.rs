@@ -122,6 +122,11 @@ impl Mailbox {
         }
     }
 
+    /// Notes the level of LINT0 that the APIC has been restored with.
+    pub(crate) fn restore_lint0(&self, level: bool) {
+        self.lint0.store(level, Ordering::Release);
+    }
+
     /// One edge on LINT1 (the machine's NMI).
     pub fn pulse_lint1(&self) {
         self.raise(LINT1);

@@ -6,7 +6,7 @@
 //! * [`deliver`]: one event through the IVT or IDT. Here: which event, and what follows when its
 //!   delivery faults.
 //! * [`far`], [`returns`], [`task`]: far JMP and CALL, RETF and IRET, task switches.
-//! * [`debug`]: single step and breakpoints.
+//! * [`debug`]: single step and breakpoints. [`saved`]: what a snapshot keeps of all this.
 
 use crate::apic::{Pending, Signals};
 use crate::cpu::{Cpu, Exit, Shadow};
@@ -19,11 +19,13 @@ pub(crate) mod deliver;
 pub(crate) mod descriptor;
 pub(crate) mod far;
 pub(crate) mod returns;
+pub mod saved;
 pub(crate) mod segment;
 pub(crate) mod stack;
 pub(crate) mod task;
 
 pub(crate) use deliver::{Event, Source};
+pub use saved::{SavedShadow, SystemState};
 
 /// What the delivery of events remembers between instructions.
 #[derive(Clone, Debug, Default)]
@@ -186,18 +188,7 @@ pub(crate) fn is_pending(cpu: &Cpu) -> bool {
 
 /// Acts on signals from outside, and delivers the most important event that can be delivered.
 pub(crate) fn attend(cpu: &mut Cpu, signals: Signals) -> Option<Exit> {
-    if signals.init {
-        cpu.init();
-        cpu.apic.init();
-        cpu.waits_for_startup = cpu.id != 0;
-        cpu.publish();
-    }
-    if let Some(page) = signals.startup
-        && cpu.waits_for_startup
-    {
-        start(cpu, page);
-    }
-    cpu.events.nmi_pending |= signals.nmi;
+    absorb(cpu, signals);
     if signals.kick {
         return Some(Exit::Interrupted);
     }
@@ -211,6 +202,22 @@ pub(crate) fn attend(cpu: &mut Cpu, signals: Signals) -> Option<Exit> {
         return Some(Exit::TripleFault);
     }
     cpu.halted.then_some(Exit::Halted)
+}
+
+/// Obeys INIT and start-up messages, and remembers an NMI.
+fn absorb(cpu: &mut Cpu, signals: Signals) {
+    if signals.init {
+        cpu.init();
+        cpu.apic.init();
+        cpu.waits_for_startup = cpu.id != 0;
+        cpu.publish();
+    }
+    if let Some(page) = signals.startup
+        && cpu.waits_for_startup
+    {
+        start(cpu, page);
+    }
+    cpu.events.nmi_pending |= signals.nmi;
 }
 
 /// Obeys a start-up message: real mode at page `page`.

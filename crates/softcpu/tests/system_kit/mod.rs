@@ -23,9 +23,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use softcpu::apic::Interconnect;
+use softcpu::event::SystemState;
+use softcpu::state::CpuState;
 use softcpu::{Bus, Cpu, Exit, Package, PackageConfig, Sleep, TimeBase, seeded_random};
 use vm_types::memory::RegionKind;
 use vm_types::{Clock, GuestAddress, GuestMemory, ManualClock, MemoryRange, Span};
@@ -147,7 +149,7 @@ const GDT: [u64; 34] = [
 /// The machine's devices: port 0xe9 records; 0x50 raises an external interrupt with the vector written, 0x51
 /// an NMI, 0x52 kicks; 0x60 to 0x6f read as their number in each byte.
 struct TestBus {
-    interconnect: OnceLock<Arc<Interconnect>>,
+    interconnect: Mutex<Option<Arc<Interconnect>>>,
     values: Mutex<Vec<u32>>,
     external: Mutex<Option<u8>>,
 }
@@ -161,7 +163,7 @@ impl Bus for TestBus {
             .iter()
             .rev()
             .fold(0u32, |value, byte| value << 8 | u32::from(*byte));
-        let interconnect = self.interconnect.get().unwrap();
+        let interconnect = self.interconnect.lock().unwrap().clone().unwrap();
         match port {
             0x50 => {
                 *self.external.lock().unwrap() = Some(value as u8);
@@ -177,7 +179,8 @@ impl Bus for TestBus {
     }
     fn write_mmio(&self, _address: GuestAddress, _data: &[u8]) {}
     fn acknowledge_interrupt(&self) -> Option<u8> {
-        self.interconnect.get().unwrap().set_intr(false);
+        let interconnect = self.interconnect.lock().unwrap().clone().unwrap();
+        interconnect.set_intr(false);
         self.external.lock().unwrap().take()
     }
     fn end_of_interrupt(&self, vector: u8) {
@@ -185,10 +188,36 @@ impl Bus for TestBus {
     }
 }
 
+/// Instructions that a processor runs before it is the next one's turn.
+const SLICE: u64 = 2_000;
+
+/// New processors on a machine's memory and devices.
+fn processors_on(
+    memory: &GuestMemory,
+    bus: &Arc<TestBus>,
+    clock: &Clock,
+    processors: usize,
+) -> Vec<Cpu> {
+    let (package, cpus) = Package::new(&PackageConfig {
+        cpus: processors,
+        memory: memory.clone(),
+        bus: bus.clone(),
+        clock: clock.clone(),
+        time_base: TimeBase::Instructions,
+        tsc_hz: 2_000_000_000,
+        apic_hz: 1_000_000_000,
+        random: seeded_random,
+        random_seed: 1,
+    });
+    *bus.interconnect.lock().unwrap() = Some(package.interconnect().clone());
+    cpus
+}
+
 /// A machine ready to run.
 pub(crate) struct Machine {
     pub memory: GuestMemory,
     cpus: Vec<Cpu>,
+    clock: Clock,
     hand: ManualClock,
     mode: Mode,
     bus: Arc<TestBus>,
@@ -225,40 +254,46 @@ impl Machine {
         put_tasks(&memory, mode);
         put_page_tables(&memory);
         let bus = Arc::new(TestBus {
-            interconnect: OnceLock::new(),
+            interconnect: Mutex::new(None),
             values: Mutex::new(Vec::new()),
             external: Mutex::new(None),
         });
         let (clock, hand) = Clock::manual();
-        let (package, cpus) = Package::new(&PackageConfig {
-            cpus: processors,
-            memory: memory.clone(),
-            bus: bus.clone(),
-            clock,
-            time_base: TimeBase::Instructions,
-            tsc_hz: 2_000_000_000,
-            apic_hz: 1_000_000_000,
-            random: seeded_random,
-            random_seed: 1,
-        });
-        bus.interconnect
-            .set(package.interconnect().clone())
-            .unwrap_or_else(|_| panic!("set twice"));
+        let cpus = processors_on(&memory, &bus, &clock, processors);
         Self {
             memory,
             cpus,
+            clock,
             hand,
             mode,
             bus,
         }
     }
 
+    /// Replaces the processors by new ones with the same state.
+    pub(crate) fn transplant(&mut self) {
+        let states: Vec<(SystemState, CpuState)> = self
+            .cpus
+            .iter_mut()
+            .map(|cpu| (cpu.system_state(self.clock.now()), cpu.state()))
+            .collect();
+        self.cpus = processors_on(&self.memory, &self.bus, &self.clock, states.len());
+        for (cpu, (system, state)) in self.cpus.iter_mut().zip(&states) {
+            cpu.set_state(state);
+            cpu.set_system_state(self.clock.now(), system).unwrap();
+            let again = cpu.system_state(self.clock.now());
+            assert_eq!((&again, &cpu.state()), (system, state));
+        }
+    }
+
     /// Runs the processors in turn until all have come to their ends.
-    fn run(&mut self) -> Exit {
-        const SLICE: u64 = 2_000;
-        for _ in 0..50 {
-            let exits: Vec<Exit> = self.cpus.iter_mut().map(|cpu| cpu.run(SLICE)).collect();
-            self.hand.advance(Span::from_nanos(SLICE));
+    fn run(&mut self, slice: u64) -> Exit {
+        for _ in 0..100_000 / slice {
+            let exits: Vec<Exit> = self.cpus.iter_mut().map(|cpu| cpu.run(slice)).collect();
+            self.hand.advance(Span::from_nanos(slice));
+            if slice < SLICE {
+                self.transplant();
+            }
             // A halted processor that others or its timer will wake has not come to its end.
             let waiting = self
                 .cpus
@@ -276,7 +311,12 @@ impl Machine {
 
     /// Runs to the end and says what happened.
     pub(crate) fn outcome(&mut self) -> String {
-        let exit = self.run();
+        self.outcome_in(SLICE)
+    }
+
+    /// The same in slices of so many instructions; short slices have new processors each.
+    pub(crate) fn outcome_in(&mut self, slice: u64) -> String {
+        let exit = self.run(slice);
         let mut text = String::new();
         let values = std::mem::take(&mut *self.bus.values.lock().unwrap());
         if !values.is_empty() {
