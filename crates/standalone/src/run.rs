@@ -51,6 +51,7 @@ pub fn run(arguments: &RunArguments) -> Result<(String, u8), Refusal> {
         return Ok((text, 0));
     }
     if arguments.check {
+        probe::probe(config.machine.hypervisor).map_err(Refusal::one)?;
         let mut text: String = config
             .warnings
             .iter()

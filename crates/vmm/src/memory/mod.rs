@@ -34,6 +34,10 @@ pub const PHYSICAL_END: u64 = 0x1000_0000_0000;
 /// The smallest ROM window; real chipsets decode at least this much.
 const ROM_WINDOW_MIN: u64 = 2 << 20;
 
+/// What boards show of the ROM below 1 MiB.
+const ROM_LOW_BYTES: usize = 128 << 10;
+const ROM_LOW_END: u64 = 1 << 20;
+
 /// A machine's physical address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -121,11 +125,20 @@ impl Layout {
     }
 
     /// Puts a ROM image where it belongs: its end at 4 GiB, zeroes before it.
+    ///
+    /// Its last 128 KiB are copied below 1 MiB too, where boards decode them as well and where a PC BIOS
+    /// goes on from the reset vector. There they are RAM, as after the BIOS has shadowed itself.
     pub fn load_rom(&self, memory: &GuestMemory, image: &[u8]) -> Result<(), MemoryError> {
         let Some(window) = self.rom() else {
             return Ok(());
         };
-        memory.load(GuestAddress(window.end - image.len() as u64), image)
+        memory.load(GuestAddress(window.end - image.len() as u64), image)?;
+        let low = &image[image.len().saturating_sub(ROM_LOW_BYTES)..];
+        let at = ROM_LOW_END - low.len() as u64;
+        if self.lowmem < ROM_LOW_END {
+            return Ok(());
+        }
+        memory.load(GuestAddress(at), low)
     }
 }
 
@@ -160,6 +173,7 @@ mod tests {
         assert_eq!(byte(4 * GIB - 1), 7);
         assert_eq!(byte(4 * GIB - 8192), 7);
         assert_eq!(byte(4 * GIB - 8193), 0);
+        assert_eq!((byte(0xf_ffff), byte(0xf_e000), byte(0xf_dfff)), (7, 7, 0));
         let large = Layout::new(1 << 20, 16 << 20).unwrap();
         assert_eq!(large.rom(), Some(4 * GIB - (16 << 20)..4 * GIB));
     }
