@@ -15,6 +15,9 @@ const KIND: &str = "piix3";
 /// Configuration offset of PIRQA's route register; B to D follow.
 pub const PIRQ_ROUTE: u16 = 0x60;
 
+/// ISA interrupts that firmware routes PIRQA to PIRQD to.
+const FIRMWARE_ROUTES: [u8; PIRQ_COUNT] = [10, 10, 11, 11];
+
 /// The ISA bridge.
 #[derive(Debug)]
 pub struct Lpc {
@@ -47,6 +50,14 @@ impl Lpc {
             .register(0x70, &[0x80, 0x80], &[0xef, 0xef])
             .build()?;
         Ok(Arc::new(Self { function, router }))
+    }
+
+    /// Routes the PCI interrupts as firmware would have: for machines that boot a kernel without any,
+    /// after each reset.
+    pub fn route_as_firmware(&self) {
+        for (pirq, route) in FIRMWARE_ROUTES.into_iter().enumerate() {
+            self.router.set_register(pirq, route);
+        }
     }
 }
 
@@ -141,5 +152,7 @@ mod tests {
         assert_eq!(routes, [0x80; 4]);
         lpc.restore(&saved).unwrap();
         assert_eq!(router.register(1), 0x0b);
+        lpc.route_as_firmware();
+        assert_eq!(router.register(3), 11);
     }
 }
