@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use devices::bus::{AddressSpace, BusDevice};
+use devices::lifecycle::Lifecycle;
 use devices::pci::config::{command, reg};
 use devices::pci::{
     Bar, Bridge, ConfigPorts, EcamWindow, Endpoint, Function, FunctionError, Identity, IntxPin,
@@ -319,8 +320,9 @@ fn capabilities_form_a_list_with_their_own_writable_bits() {
 #[test]
 fn a_bridge_routes_by_the_guests_numbers_and_turns_the_pins() {
     let machine = Machine::new();
-    let bridge = Arc::new(Bridge::new(0x01de, 2).unwrap());
-    machine.topology.add_bridge(at(0, 6, 0), bridge, 9).unwrap();
+    let bridge = Arc::new(Bridge::new("bridge", 0x01de, 2).unwrap());
+    let topology = &machine.topology;
+    topology.add_bridge(at(0, 6, 0), bridge.clone(), 9).unwrap();
     let probe = Probe::new(IntxPin::A, MsiSink::unconnected());
     machine.topology.add(at(9, 3, 0), probe).unwrap();
     let wired: Vec<_> = {
@@ -337,8 +339,11 @@ fn a_bridge_routes_by_the_guests_numbers_and_turns_the_pins() {
     machine.write(at(0, 6, 0), reg::PRIMARY_BUS, &[0, 2, 4, 0]);
     assert_eq!(machine.read(at(2, 3, 0), 0), 0x0042_01de);
     assert_eq!(machine.read(at(3, 3, 0), 0), 0xffff_ffff);
+    let saved = bridge.save().unwrap();
     machine.topology.reset();
     assert_eq!(machine.read(at(2, 3, 0), 0), 0xffff_ffff);
+    bridge.restore(&saved).unwrap();
+    assert_eq!(machine.read(at(2, 3, 0), 0), 0x0042_01de);
 }
 
 #[test]
@@ -410,7 +415,7 @@ proptest! {
         writes in prop::collection::vec((0u64..0x1_8000, 0usize..4, any::<u64>()), 1..60)
     ) {
         let (machine, probe, _) = one_probe();
-        let bridge = Arc::new(Bridge::new(0x01de, 2).unwrap());
+        let bridge = Arc::new(Bridge::new("bridge", 0x01de, 2).unwrap());
         machine.topology.add_bridge(at(0, 1, 0), bridge, 1).unwrap();
         let base = Machine::ecam(at(0, 4, 0), 0);
         for (offset, size, value) in writes {

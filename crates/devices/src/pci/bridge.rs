@@ -5,17 +5,23 @@
 
 use super::config::reg;
 use super::endpoint::Endpoint;
-use super::function::{Function, FunctionError, Identity};
+use super::function::{Function, FunctionError, FunctionState, Identity};
+use crate::lifecycle::{Lifecycle, RestoreError, Snapshot};
+
+const KIND: &str = "pci-bridge";
+const VERSION: u32 = 1;
 
 /// A bridge to a further bus, to be added with [`super::Topology::add_bridge`].
 #[derive(Debug)]
 pub struct Bridge {
+    name: String,
     function: Function,
 }
 
 impl Bridge {
-    /// A bridge; its bus numbers are zero until firmware or the operating system assigns them.
-    pub fn new(vendor: u16, device: u16) -> Result<Self, FunctionError> {
+    /// A bridge; its bus numbers are zero until firmware or the operating system assigns them. `name` is
+    /// unique in the machine.
+    pub fn new(name: &str, vendor: u16, device: u16) -> Result<Self, FunctionError> {
         let identity = Identity {
             vendor,
             device,
@@ -44,7 +50,10 @@ impl Bridge {
             .register(reg::INTERRUPT_LINE, &[0], &[0xff])
             .register(reg::BRIDGE_CONTROL, &[0; 2], &[0x7f, 0x0f])
             .build()?;
-        Ok(Self { function })
+        Ok(Self {
+            name: name.to_owned(),
+            function,
+        })
     }
 
     /// The bus numbers that the guest has assigned: secondary and highest subordinate.
@@ -65,4 +74,40 @@ impl Endpoint for Bridge {
     }
 
     fn bar_write(&self, _bar: usize, _offset: u64, _data: &[u8]) {}
+}
+
+impl Lifecycle for Bridge {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reset(&self) {
+        self.function.reset();
+    }
+
+    fn save(&self) -> Option<Snapshot> {
+        Some(Snapshot {
+            kind: KIND.to_owned(),
+            version: VERSION,
+            data: serde_json::to_value(self.function.save()).ok()?,
+        })
+    }
+
+    fn restore(&self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+        if snapshot.kind != KIND || snapshot.version != VERSION {
+            return Err(RestoreError::Kind {
+                device: self.name.clone(),
+                expected: format!("{KIND} {VERSION}"),
+                found: format!("{} {}", snapshot.kind, snapshot.version),
+            });
+        }
+        let damaged = |reason: String| RestoreError::Damaged {
+            device: self.name.clone(),
+            reason,
+        };
+        let state: FunctionState = serde::Deserialize::deserialize(&snapshot.data)
+            .map_err(|error: serde_json::Error| damaged(error.to_string()))?;
+        self.function.reset();
+        self.function.restore(&state).map_err(damaged)
+    }
 }
