@@ -1,8 +1,10 @@
 //! The loop that waits for events and carries out what [`Lifecycle`] decides.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 
 use super::state::{Action, Ending, Event, Lifecycle};
+use crate::hypervisor::Kicker;
 use crate::machine::config::ExitPolicy;
 
 /// A machine as the driver moves it. Each call returns when it is done.
@@ -31,20 +33,60 @@ pub trait Machine {
 
 /// Tells the driver of events, from any thread.
 #[derive(Clone, Debug)]
-pub struct EventSender(mpsc::Sender<Event>);
+pub struct EventSender {
+    queue: mpsc::Sender<Event>,
+    stop: Arc<Stop>,
+}
+
+/// Stops the vCPUs when an event is sent, not only when the driver gets to it: the guest that switches
+/// itself off shall not run on, and on a virtual clock it must stop at the same instruction each time.
+#[derive(Debug, Default)]
+struct Stop {
+    wanted: AtomicBool,
+    kickers: OnceLock<Vec<Kicker>>,
+}
 
 impl EventSender {
     /// Queues an event. After the end of the machine nobody listens, which is fine.
     pub fn send(&self, event: Event) {
         tracing::debug!(?event, "machine event");
-        self.0.send(event).ok();
+        // Every event but `Start` holds a machine that runs.
+        if event != Event::Start {
+            self.stop.wanted.store(true, Ordering::SeqCst);
+            for kicker in self.stop.kickers.get().into_iter().flatten() {
+                kicker.kick();
+            }
+        }
+        self.queue.send(event).ok();
+    }
+
+    /// Whose vCPUs stop when an event is sent. The first call counts: a machine has one crew.
+    pub(crate) fn set_kickers(&self, kickers: Vec<Kicker>) {
+        self.stop.kickers.get_or_init(|| kickers);
+    }
+
+    /// A vCPU that comes out of the guest shall not go back before it has been held.
+    pub(crate) fn stop_wanted(&self) -> bool {
+        self.stop.wanted.load(Ordering::SeqCst)
+    }
+
+    /// The vCPUs are about to be released.
+    pub(crate) fn clear_stop(&self) {
+        self.stop.wanted.store(false, Ordering::SeqCst);
     }
 }
 
 /// A queue of events: its two ends.
 pub fn event_queue() -> (EventSender, mpsc::Receiver<Event>) {
     let (sender, receiver) = mpsc::channel();
-    (EventSender(sender), receiver)
+    let stop = Arc::default();
+    (
+        EventSender {
+            queue: sender,
+            stop,
+        },
+        receiver,
+    )
 }
 
 /// Drives `machine` from its first event to its end; returns the process's exit code.

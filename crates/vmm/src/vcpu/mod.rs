@@ -28,6 +28,7 @@ pub struct Crew {
     seats: Arc<[Seat]>,
     kickers: Vec<Kicker>,
     gate: Arc<Gate>,
+    events: EventSender,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -58,6 +59,7 @@ impl Crew {
         events: &EventSender,
     ) -> std::io::Result<Self> {
         let kickers: Vec<Kicker> = vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
+        events.set_kickers(kickers.clone());
         let workers = match schedule {
             Schedule::Threads { .. } => vcpus.len(),
             Schedule::Rounds { .. } => 1,
@@ -74,6 +76,7 @@ impl Crew {
             seats: seats.clone(),
             kickers,
             gate: gate.clone(),
+            events: events.clone(),
             threads: Vec::new(),
         };
         match schedule {
@@ -98,6 +101,7 @@ impl Crew {
 
     /// Lets the vCPUs run.
     pub fn release(&self) {
+        self.events.clear_stop();
         self.gate.release();
     }
 

@@ -101,6 +101,9 @@ impl Rounds {
             let exit = vcpu.run_for(budget);
             most = most.max(vcpu.executed().wrapping_sub(before));
             match exit {
+                Exit::Interrupted | Exit::Halted { .. } if self.events.stop_wanted() => {
+                    return Outcome::Ended;
+                }
                 Exit::Interrupted => wait = false,
                 Exit::Halted { until: None } => {}
                 Exit::Halted { until: Some(at) } => {

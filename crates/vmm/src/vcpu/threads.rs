@@ -15,6 +15,9 @@ pub(super) fn work(seat: &Seat, gate: &Gate, worker: usize, clock: &Clock, event
     while gate.pass(worker) {
         let exit = lock(seat).run();
         match exit {
+            Exit::Interrupted | Exit::Halted { .. } if events.stop_wanted() => {
+                gate.stand_by(worker);
+            }
             Exit::Interrupted => {}
             Exit::Halted { until } => {
                 let limit = until.map(|until| until.since(clock.now()).as_nanos());
