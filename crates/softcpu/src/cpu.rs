@@ -88,7 +88,7 @@ pub struct Cpu {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) package: Arc<Package>,
     /// This CPU's own: looked at between any two blocks.
-    mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) id: usize,
     pub(crate) cpus: usize,
     clock: Clock,
