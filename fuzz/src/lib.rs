@@ -9,7 +9,7 @@
 pub mod breed;
 pub mod campaign;
 
-use devices::testkit::{nvme_fuzz, virtio_fuzz};
+use devices::testkit::{nvme_fuzz, platform_fuzz, virtio_fuzz};
 use softcpu::testkit::{Mode, run_arbitrary};
 
 /// Something that takes bytes from strangers.
@@ -73,6 +73,18 @@ pub const TARGETS: &[Target] = &[
         run: virtio_fuzz::entropy,
     },
     Target {
+        name: "platform",
+        about: "a guest's doings on a board with every platform device",
+        seeds: STEP_SEEDS,
+        run: platform_fuzz::platform,
+    },
+    Target {
+        name: "boot-image",
+        about: "kernel images of all kinds",
+        seeds: BOOT_SEEDS,
+        run: platform_fuzz::boot_image,
+    },
+    Target {
         name: "config",
         about: "the text of vm.toml",
         seeds: CONFIG_SEEDS,
@@ -84,6 +96,14 @@ pub const TARGETS: &[Target] = &[
 const STEP_SEEDS: &[&[u8]] = &[
     &[0; 256],
     &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+];
+
+/// Beginnings of images: an ELF file header, a multiboot header, the magic of a bzImage.
+const BOOT_SEEDS: &[&[u8]] = &[
+    b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0\0\0\x10\0\0\0\0\0\x40\0\0\0\0\0\0\0",
+    b"\x02\xb0\xad\x1b\0\0\0\0\xfe\x4f\x52\xe4",
+    b"\x55\xaaHdrS\x0f\x02\0\0\0\0",
+    &[0; 600],
 ];
 
 /// Instructions for one input of `processor`: enough to leave straight-line code.
