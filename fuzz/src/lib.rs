@@ -168,6 +168,16 @@ mod tests {
     }
 
     #[test]
+    fn slow_every_target_survives_a_long_campaign() {
+        if std::env::var_os("TRIVET_SLOW").is_some() {
+            for target in TARGETS {
+                let done = campaign::run(target, 2, u64::MAX, Duration::from_secs(10));
+                assert!(done.inputs > 100, "{}: {} inputs", target.name, done.inputs);
+            }
+        }
+    }
+
+    #[test]
     fn every_target_takes_nothing_at_all() {
         TARGETS.iter().for_each(|target| (target.run)(&[]));
     }
