@@ -167,6 +167,22 @@ impl Attachment {
     /// Stops fetching and waits until nothing is in flight, or for [`AttachOptions::pause_within`].
     /// Returns whether nothing is in flight.
     pub fn pause(&self) -> bool {
+        self.begin_pause();
+        self.end_pause(self.pause_within)
+    }
+
+    /// Pauses several queues at once: all stop fetching before the first is waited for, and the wait is as
+    /// long as the longest of theirs, not as their sum. Returns whether nothing is in flight.
+    pub fn pause_all<'a>(queues: impl Iterator<Item = &'a Self> + Clone) -> bool {
+        queues.clone().for_each(Self::begin_pause);
+        let begin = Instant::now();
+        queues.fold(true, |quiet, queue| {
+            let left = queue.pause_within.saturating_sub(begin.elapsed());
+            queue.end_pause(left) && quiet
+        })
+    }
+
+    fn begin_pause(&self) {
         let queue = &*self.queue;
         {
             let mut control = queue.lock_control();
@@ -177,13 +193,17 @@ impl Attachment {
         }
         if queue.inline {
             queue.serve_inline();
+        } else {
+            queue.doorbell.ring();
+        }
+    }
+
+    fn end_pause(&self, within: Duration) -> bool {
+        let queue = &*self.queue;
+        if queue.inline || self.on_worker_thread() {
             return queue.stats.in_flight() == 0;
         }
-        queue.doorbell.ring();
-        if self.on_worker_thread() {
-            return queue.stats.in_flight() == 0;
-        }
-        let control = queue.wait_until(self.pause_within, |c| c.quiet || c.gone);
+        let control = queue.wait_until(within, |c| c.quiet || c.gone);
         control.quiet || control.gone
     }
 
@@ -207,32 +227,52 @@ impl Attachment {
     /// Called a second time it does nothing. Called from within the source's own `complete`, it starts
     /// the end and returns `false`.
     pub fn detach(&self) -> bool {
+        self.begin_detach();
+        self.end_detach(self.detach_within)
+    }
+
+    /// Detaches several queues at once, as [`Attachment::pause_all`] pauses them. Returns whether every
+    /// request came to its own end.
+    pub fn detach_all<'a>(queues: impl Iterator<Item = &'a Self> + Clone) -> bool {
+        queues.clone().for_each(Self::begin_detach);
+        let begin = Instant::now();
+        queues.fold(true, |clean, queue| {
+            let left = queue.detach_within.saturating_sub(begin.elapsed());
+            queue.end_detach(left) && clean
+        })
+    }
+
+    fn begin_detach(&self) {
         let queue = &*self.queue;
         {
             let _control = queue.lock_control();
             queue.set_mode(Mode::Detaching);
         }
-        let clean = if queue.inline {
+        if queue.inline {
             queue.serve_inline();
-            queue.lock_control().gone_cleanly()
         } else {
             queue.doorbell.ring();
-            if self.on_worker_thread() {
-                false
+        }
+    }
+
+    fn end_detach(&self, within: Duration) -> bool {
+        let queue = &*self.queue;
+        let clean = if queue.inline {
+            queue.lock_control().gone_cleanly()
+        } else if self.on_worker_thread() {
+            false
+        } else {
+            // The worker keeps the deadline itself; the second is for its own steps.
+            let control = queue.wait_until(within + Duration::from_secs(1), |c| c.gone);
+            if control.let_go {
+                self.join();
             } else {
-                // The worker keeps the deadline itself; the second is for its own steps.
-                let grace = self.detach_within + Duration::from_secs(1);
-                let control = queue.wait_until(grace, |c| c.gone);
-                if control.let_go {
-                    self.join();
-                } else {
-                    tracing::warn!(
-                        queue = queue.name,
-                        "detached with requests still held by the host"
-                    );
-                }
-                control.gone_cleanly()
+                tracing::warn!(
+                    queue = queue.name,
+                    "detached with requests still held by the host"
+                );
             }
+            control.gone_cleanly()
         };
         if !self.retired.swap(true, Ordering::SeqCst) {
             self.disk.leave(&queue.stats);

@@ -111,7 +111,7 @@ fn a_stall_blocks_a_pause_until_it_is_released() {
         assert!(!queue.pause() || source.progress().0 == 0);
         queue.resume();
         while source.progress().1 < 9 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(20));
         }
         assert_eq!(queue.in_flight(), 1);
         faults.release();
@@ -138,7 +138,7 @@ fn detaching_gives_up_what_hangs_and_answers_each_request_once() {
         let queue = disk.attach(source.weak(), options).unwrap();
         queue.kick();
         while source.progress().1 < 8 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(20));
         }
         let begin = Instant::now();
         assert!(!queue.detach(), "two requests were given up");
@@ -150,6 +150,39 @@ fn detaching_gives_up_what_hangs_and_answers_each_request_once() {
         assert_eq!(source.faults(), [""; 0]);
         assert_eq!(source.order().len(), 10);
     }
+}
+
+#[test]
+fn many_stalled_queues_are_stopped_in_the_time_of_one() {
+    let (disk, faults) = faulty();
+    faults.add(Rule::every(Class::Read, Fault::Stall));
+    let wait = Duration::from_millis(200);
+    let sources: Vec<_> = (0..8).map(|_| reads(1)).collect();
+    let queues: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let options = AttachOptions {
+                pause_within: wait,
+                detach_within: wait,
+                ..AttachOptions::new("t", Execution::Threads, 8)
+            };
+            disk.attach(source.weak(), options).unwrap()
+        })
+        .collect();
+    for (queue, source) in queues.iter().zip(&sources) {
+        queue.kick();
+        while source.progress().0 == 0 {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+    let begin = Instant::now();
+    assert!(!Attachment::pause_all(queues.iter()));
+    assert!(!Attachment::detach_all(queues.iter()));
+    assert!(begin.elapsed() < 8 * wait, "{:?}", begin.elapsed());
+    for source in &sources {
+        assert_eq!(source.finished(), [Outcome::Abandoned]);
+    }
+    assert!(Attachment::detach_all(queues[..0].iter()));
 }
 
 #[test]

@@ -345,7 +345,7 @@ fn queues_can_be_made_and_ended_again_and_again_under_load() {
                 .unwrap();
             queue.kick();
             while source.progress().1 < 50 {
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_micros(20));
             }
             assert!(queue.pause());
             let (fetched, answered) = source.progress();
