@@ -140,7 +140,7 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 const DISK_BYTES: u64 = 64 << 20;
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(300);
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the scenarios and prints one line for each.
