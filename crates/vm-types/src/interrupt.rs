@@ -95,7 +95,8 @@ pub struct MsiMessage {
 #[derive(Clone)]
 pub struct MsiSink {
     deliver: Arc<dyn Fn(MsiMessage) + Send + Sync>,
-    gate: Option<Gate>,
+    /// All of them must be open.
+    gates: Arc<[Gate]>,
 }
 
 impl MsiSink {
@@ -103,7 +104,7 @@ impl MsiSink {
     pub fn new(deliver: Arc<dyn Fn(MsiMessage) + Send + Sync>) -> Self {
         Self {
             deliver,
-            gate: None,
+            gates: Arc::default(),
         }
     }
 
@@ -128,18 +129,18 @@ impl MsiSink {
         (sink, record)
     }
 
-    /// The same sink behind `gate`: messages are dropped while it is closed.
+    /// The same sink behind `gate` as well: messages are dropped while it, or one before it, is closed.
     #[must_use]
     pub fn gated(&self, gate: &Gate) -> Self {
         Self {
             deliver: self.deliver.clone(),
-            gate: Some(gate.clone()),
+            gates: Gate::also(&self.gates, gate),
         }
     }
 
     /// Sends one message, unless the gate is closed.
     pub fn send(&self, message: MsiMessage) {
-        if self.gate.as_ref().is_none_or(Gate::is_open) {
+        if self.gates.iter().all(Gate::is_open) {
             (self.deliver)(message);
         }
     }
@@ -148,7 +149,7 @@ impl MsiSink {
 impl fmt::Debug for MsiSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MsiSink")
-            .field("gate", &self.gate)
+            .field("gates", &self.gates)
             .finish_non_exhaustive()
     }
 }

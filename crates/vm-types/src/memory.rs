@@ -104,6 +104,11 @@ impl Gate {
         self.0.store(open, Ordering::SeqCst);
     }
 
+    /// `gates` and one more.
+    pub(crate) fn also(gates: &[Self], gate: &Self) -> Arc<[Self]> {
+        gates.iter().chain([gate]).cloned().collect()
+    }
+
     /// Whether accesses pass.
     pub fn is_open(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -142,7 +147,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct GuestMemory {
     inner: Arc<Inner>,
-    gate: Option<Gate>,
+    /// All of them must be open.
+    gates: Arc<[Gate]>,
 }
 
 /// A run of guest bytes inside one region, for copies and for the host's vectored I/O.
@@ -184,7 +190,7 @@ impl GuestMemory {
                 regions,
                 listener: OnceLock::new(),
             }),
-            gate: None,
+            gates: Arc::default(),
         })
     }
 
@@ -198,12 +204,13 @@ impl GuestMemory {
         }])
     }
 
-    /// The same memory behind `gate`: accesses fail with [`MemoryError::Closed`] while it is closed.
+    /// The same memory behind `gate` as well: accesses fail with [`MemoryError::Closed`] while it, or one
+    /// that this handle stands behind already, is closed.
     #[must_use]
     pub fn gated(&self, gate: &Gate) -> Self {
         Self {
             inner: self.inner.clone(),
-            gate: Some(gate.clone()),
+            gates: Gate::also(&self.gates, gate),
         }
     }
 
@@ -273,7 +280,7 @@ impl GuestMemory {
     /// slice says so with [`GuestMemory::note_write`] afterwards, and takes
     /// [`GuestMemory::writable_slice`] instead.
     pub fn slice(&self, at: GuestAddress, length: u64) -> Result<GuestSlice<'_>, MemoryError> {
-        if self.gate.as_ref().is_some_and(|gate| !gate.is_open()) {
+        if !self.gates.iter().all(Gate::is_open) {
             return Err(MemoryError::Closed);
         }
         let unmapped = || MemoryError::Unmapped {
@@ -480,6 +487,14 @@ mod tests {
             Err(MemoryError::Closed)
         ));
         memory.write(GuestAddress(0), &[1]).unwrap();
+        let second = Gate::open();
+        let behind_both = device.gated(&second);
+        assert!(behind_both.write(GuestAddress(0), &[1]).is_err());
+        gate.set(true);
+        behind_both.write(GuestAddress(0), &[1]).unwrap();
+        second.set(false);
+        assert!(behind_both.write(GuestAddress(0), &[1]).is_err());
+        device.write(GuestAddress(0), &[1]).unwrap();
     }
 
     #[test]

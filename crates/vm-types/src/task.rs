@@ -5,7 +5,7 @@
 //! same steps in the same order.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -48,7 +48,7 @@ struct Shared {
 
 enum Mode {
     Thread { asleep: Mutex<bool>, wake: Condvar },
-    Inline { depth: AtomicU32 },
+    Inline { busy: AtomicBool },
 }
 
 impl Bell {
@@ -62,7 +62,7 @@ impl Bell {
                 wake: Condvar::new(),
             },
             Execution::Inline => Mode::Inline {
-                depth: AtomicU32::new(0),
+                busy: AtomicBool::new(false),
             },
         };
         let shared = Arc::new(Shared {
@@ -111,17 +111,18 @@ impl Shared {
                     }
                 }
             }
-            Mode::Inline { depth } => {
+            Mode::Inline { busy } => {
                 self.rung.store(true, Ordering::SeqCst);
-                // A task that rings its own bell is run again by the outer call, not deeper.
-                if depth.fetch_add(1, Ordering::SeqCst) == 0 {
+                // A task that rings its own bell, or a second thread, leaves the work to whoever is at
+                // it, who looks once more after letting go.
+                while self.rung.load(Ordering::SeqCst) && !busy.swap(true, Ordering::SeqCst) {
                     while self.rung.swap(false, Ordering::SeqCst) {
                         if let Some(task) = self.task.upgrade() {
                             task.run();
                         }
                     }
+                    busy.store(false, Ordering::SeqCst);
                 }
-                depth.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
@@ -176,6 +177,7 @@ impl Drop for BellInner {
 mod tests {
     use super::*;
     use std::sync::OnceLock;
+    use std::sync::atomic::AtomicU32;
     use std::sync::mpsc;
 
     struct Note(mpsc::Sender<()>);
@@ -219,5 +221,37 @@ mod tests {
         again.bell.set(bell.clone()).unwrap();
         bell.ring();
         assert_eq!(again.runs.load(Ordering::SeqCst), 4);
+    }
+
+    struct Tally {
+        asked: AtomicU32,
+        served: AtomicU32,
+    }
+    impl Task for Tally {
+        fn run(&self) {
+            let asked = self.asked.load(Ordering::SeqCst);
+            self.served.fetch_max(asked, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn rings_from_several_threads_are_all_served_inline() {
+        let tally = Arc::new(Tally {
+            asked: AtomicU32::new(0),
+            served: AtomicU32::new(0),
+        });
+        let task: Arc<dyn Task> = tally.clone();
+        let bell = Bell::new("test", Arc::downgrade(&task), Execution::Inline).unwrap();
+        for round in 1..=200 {
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        tally.asked.fetch_add(1, Ordering::SeqCst);
+                        bell.ring();
+                    });
+                }
+            });
+            assert_eq!(tally.served.load(Ordering::SeqCst), 2 * round);
+        }
     }
 }
