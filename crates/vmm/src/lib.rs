@@ -6,6 +6,7 @@
 //!
 //! Never here: TOML, command lines, sockets, the environment. A device never sees this crate: the builder
 //! in [`machine`] is the one place that holds both ends of each handle.
+#![deny(unsafe_code)]
 
 pub mod machine;
 

@@ -11,7 +11,7 @@ use super::error::BuildError;
 use super::firmware::{Tables, memory_map};
 use crate::hypervisor::state::{SegmentState, TableState};
 use crate::hypervisor::{Vcpu, VcpuState};
-use crate::memory::Layout;
+use crate::memory::{Layout, release_freed};
 
 /// Where the ACPI tables are, root pointer first.
 const ACPI_AT: u64 = TABLES_START;
@@ -35,7 +35,9 @@ pub(super) fn load(
     // Firmware would do this; a kernel that is started directly finds them by searching, and is told.
     memory.load(GuestAddress(ACPI_AT), &tables.acpi.place(ACPI_AT))?;
     memory.load(GuestAddress(SMBIOS_AT), &tables.smbios.place(SMBIOS_AT))?;
-    start_kernel(kernel, &tables.map, memory).map(Some)
+    let state = start_kernel(kernel, &tables.map, memory)?;
+    release_freed();
+    Ok(Some(state))
 }
 
 /// Whether a machine with so much memory could start this kernel; nothing is kept.

@@ -13,6 +13,8 @@
 //!
 //! Source: `spec/vmm.md` A.3; the ROM window is as large as its image, where theirs is always 2 MiB.
 
+mod host;
+
 use std::ops::Range;
 
 use thiserror::Error;
@@ -20,6 +22,7 @@ use vm_types::memory::{MemoryRange, PAGE_SIZE, RegionKind};
 use vm_types::{GuestAddress, GuestMemory, MemoryError};
 
 use crate::machine::config::BOOTROM_BYTES_MAX;
+pub(crate) use host::release_freed;
 
 /// Most RAM below 4 GiB.
 pub const LOWMEM_MAX: u64 = 3 << 30;
