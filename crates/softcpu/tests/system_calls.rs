@@ -179,6 +179,42 @@ fn system_calls() {
         "#6 at d cs 18",
     );
     check(
+        Long,
+        "
+        b9 81 00 00 c0 ; mov ecx, 0xc0000081
+        31 c0 ; xor eax, eax
+        ba 18 00 48 00 ; mov edx, 0x00480018
+        0f 30 ; wrmsr
+        b9 83 00 00 c0 ; mov ecx, 0xc0000083
+        b8 35 80 00 00 ; mov eax, t
+        31 d2 ; xor edx, edx
+        0f 30 ; wrmsr
+        b9 29 80 00 00 ; mov ecx, n
+        41 bb 02 02 00 00 ; mov r11d, 0x202
+        0f 07 ; o32 sysret
+        8c c8 ; n: mov eax, cs
+        e6 e9 ; out 0xe9, al
+        8c d0 ; mov eax, ss
+        e6 e9 ; out 0xe9, al
+        0f 05 ; syscall
+        0f 0b ; m: ud2
+        8c c8 ; t: mov eax, cs
+        e6 e9 ; out 0xe9, al
+        81 e9 33 80 00 00 ; sub ecx, m
+        89 c8 ; mov eax, ecx
+        e6 e9 ; out 0xe9, al
+        f4 ; hlt
+        ",
+        "out 4b 53 18 0, halt",
+    );
+    check(
+        Compatible,
+        "
+        0f 34 ; sysenter
+        ",
+        "#6 at 0 cs 4b",
+    );
+    check(
         LongUser,
         "
         48 0f 07 ; o64 sysret

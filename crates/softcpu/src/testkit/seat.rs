@@ -24,6 +24,7 @@ const IDT: u64 = 0x2000;
 const TSS: u64 = 0x3000;
 const HANDLERS: u64 = 0x4000;
 const STACK_TOP: u64 = 0x6000;
+const LDT: u64 = 0x7000;
 const KERNEL_LENGTH: u64 = 0x4_0000;
 /// Guest physical address of the first program page.
 const PROGRAM: u64 = 0x10_0000;
@@ -35,6 +36,7 @@ const NO_EXECUTE: u64 = 1 << 63;
 
 const KERNEL_CS: u16 = 0x10;
 const TSS_SELECTOR: u16 = 0x40;
+const LDT_SELECTOR: u16 = 0x50;
 /// The flat descriptors of Linux: nothing, 32-bit kernel code, kernel code, kernel data, 32-bit user code, user
 /// data, user code, nothing.
 const DESCRIPTORS: [u64; 8] = [
@@ -106,6 +108,7 @@ pub enum End {
 pub struct Seat {
     cpu: Cpu,
     memory: GuestMemory,
+    local: Vec<u64>,
 }
 
 impl std::fmt::Debug for Seat {
@@ -135,7 +138,11 @@ impl Seat {
         };
         let (_, cpus) = Package::new(&config);
         let cpu = cpus.into_iter().next()?;
-        let mut seat = Self { cpu, memory };
+        let mut seat = Self {
+            cpu,
+            memory,
+            local: Vec::new(),
+        };
         seat.build_tables(layout)?;
         seat.build_descriptors()?;
         seat.build_control();
@@ -266,6 +273,23 @@ impl Seat {
         self.cpu.flush_translations();
     }
 
+    /// Gives the program a local descriptor table.
+    pub fn set_local_table(&mut self, descriptors: &[u64]) -> bool {
+        for (index, descriptor) in descriptors.iter().enumerate() {
+            if self.put(LDT + 8 * index as u64, *descriptor).is_none() {
+                return false;
+            }
+        }
+        self.local = descriptors.to_vec();
+        self.cpu.ldtr = Segment {
+            selector: LDT_SELECTOR,
+            attributes: 0x82,
+            limit: (8 * descriptors.len() as u32).saturating_sub(1),
+            base: KERNEL + LDT,
+        };
+        true
+    }
+
     /// Writes program memory, counted from its first physical page. Code that was there is forgotten.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         self.memory
@@ -301,7 +325,7 @@ impl Seat {
         cpu.rip = state.rip;
         cpu.flags.set_bits(state.flags);
         for (index, seg) in ALL_SEGMENTS.into_iter().enumerate() {
-            cpu.segments[seg as usize] = flat(state.selectors[index]);
+            cpu.segments[seg as usize] = segment(&self.local, state.selectors[index]);
         }
         cpu.segments[Seg::Fs as usize].base = state.fs_base;
         cpu.segments[Seg::Gs as usize].base = state.gs_base;
@@ -353,12 +377,14 @@ impl Seat {
     }
 }
 
-/// The segment that `selector` names in the table above. One that names none is null.
-fn flat(selector: u16) -> Segment {
-    let descriptor = DESCRIPTORS
-        .get(usize::from(selector >> 3))
-        .copied()
-        .unwrap_or(0);
+/// The segment that `selector` names in the tables. One that names none is null.
+fn segment(local: &[u64], selector: u16) -> Segment {
+    let table = if selector & 4 == 0 {
+        &DESCRIPTORS
+    } else {
+        local
+    };
+    let descriptor = table.get(usize::from(selector >> 3)).copied().unwrap_or(0);
     if descriptor == 0 {
         return Segment {
             selector,
@@ -366,10 +392,17 @@ fn flat(selector: u16) -> Segment {
         };
     }
     let attributes = (descriptor >> 40) as u16 & 0xf0ff;
+    let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
+    let limit = if attributes & Segment::GRANULAR == 0 {
+        limit
+    } else {
+        limit << 12 | 0xfff
+    };
+    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000;
     Segment {
         selector,
         attributes,
-        limit: u32::MAX,
-        base: 0,
+        limit,
+        base,
     }
 }

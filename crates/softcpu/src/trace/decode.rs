@@ -34,11 +34,25 @@ impl Cpu {
     ) -> Result<BlockId, Trap> {
         let linear = self.fetch_linear(rip)?;
         let physical = self.fetch_physical(linear)?;
+        let near_limit = self.is_near_limit(rip);
+        let single = single || near_limit;
         let mode = self.code_mode() | if single { SINGLE } else { 0 };
-        if let Some(id) = cache.find(physical, mode) {
-            return Ok(id);
+        let id = match cache.find(physical, mode) {
+            Some(id) => id,
+            None => self.lower_block(cache, linear, physical, mode)?,
+        };
+        if near_limit {
+            let length = cache.ops(id).first().map_or(1, |op| u64::from(op.length));
+            self.check_fetch(rip + length - 1)?;
         }
-        self.lower_block(cache, linear, physical, mode)
+        Ok(id)
+    }
+
+    /// Whether a block at `rip` could reach beyond the limit of CS: such code runs one instruction at a
+    /// time, each checked as a whole.
+    fn is_near_limit(&self, rip: u64) -> bool {
+        let limit = u64::from(self.segments[crate::state::Seg::Cs as usize].limit);
+        !self.is_64_bit() && limit < rip + PAGE
     }
 
     /// Linear address of the instruction at `rip`, after the limit check.
@@ -106,7 +120,14 @@ impl Cpu {
                 if !ops.is_empty() {
                     break;
                 }
-                // The first instruction of the block crosses into the next page.
+                // The first instruction of the block crosses into the next page, if the limit lets it.
+                let base = if self.is_64_bit() {
+                    0
+                } else {
+                    self.segments[crate::state::Seg::Cs as usize].base
+                };
+                let offset = self.cut_rip(linear.wrapping_sub(base));
+                self.check_fetch(offset.wrapping_add(in_page as u64))?;
                 let next = self.fetch_next_page(linear, in_page)?;
                 let (next_physical, ram) = next;
                 if ram {

@@ -26,6 +26,8 @@ mod prng;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod reduce;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod segments;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod soft;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod state;

@@ -2,6 +2,7 @@
 
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_HIGH, DATA_LEN, DATA_WRITABLE, PAGE};
 use crate::native::PATTERNS;
+use crate::segments::{LOCAL, Local};
 use crate::state::{Case, Outcome, RSP};
 use softcpu::testkit::{End, Pages, Seat, UserState};
 
@@ -34,7 +35,7 @@ impl Soft {
             executable,
         };
         let writable = DATA_WRITABLE / PAGE;
-        let seat = Seat::new(&[
+        let mut seat = Seat::new(&[
             row(CODE, 0, 1, false, true),
             row(DATA, 1, writable, true, false),
             row(DATA + DATA_WRITABLE, 1 + writable, 1, false, false),
@@ -42,6 +43,7 @@ impl Soft {
             row(DATA_HIGH + DATA_WRITABLE, 1 + writable, 1, false, false),
         ])
         .expect("a small guest");
+        assert!(seat.set_local_table(&LOCAL.map(Local::descriptor)));
         assert!(seat.write(0, &[INT3; CODE_LEN as usize]));
         Self {
             seat,
@@ -66,12 +68,14 @@ impl Soft {
             );
         }
         self.filled = Some(case.pattern);
-        let at = (case.state.rip().wrapping_sub(CODE)).min(CODE_LEN);
-        let len = case.bytes().len().min((CODE_LEN - at) as usize);
-        assert!(self.seat.write(at, &case.bytes()[..len]));
+        let (at, len) = case.code_place();
+        assert!(self.seat.write(at as u64, &case.bytes()[..len]));
         let mut state = to_user(&case.state);
         let end = self.seat.run(&mut state, BUDGET);
-        assert!(self.seat.write(at, &[INT3; crate::state::CODE_MAX][..len]));
+        assert!(
+            self.seat
+                .write(at as u64, &[INT3; crate::state::CODE_MAX][..len])
+        );
         from_user(&state, &mut outcome.state);
         (outcome.vector, outcome.error_code, outcome.cr2) = match end {
             End::Exception { vector, error, cr2 } => (u64::from(vector), error, cr2),

@@ -1,6 +1,7 @@
 //! A processor state and a case as they lie in the memory that the child shares with us.
 
-use crate::layout::{CS64, DATA_WRITABLE, DS};
+use crate::layout::{CODE, CODE_LEN, CS64, DATA_WRITABLE, DS};
+use crate::segments::base_of;
 
 /// Bytes of an FXSAVE image.
 pub(crate) const FX_LEN: usize = 512;
@@ -175,6 +176,13 @@ impl Case {
             patch_at: 0,
             patch_len: 0,
         }
+    }
+
+    /// Offset of the code in its page, and how many of its bytes lie before the page's end.
+    pub(crate) fn code_place(&self) -> (usize, usize) {
+        let linear = self.state.rip().wrapping_add(base_of(self.state.cs()));
+        let at = (linear.wrapping_sub(CODE)).min(CODE_LEN) as usize;
+        (at, self.bytes().len().min(CODE_LEN as usize - at))
     }
 
     /// The bytes of its instructions.

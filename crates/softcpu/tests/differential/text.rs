@@ -35,8 +35,15 @@ pub(crate) fn print(case: &Case, bitness: u32) -> String {
     for (index, name) in NAMES.iter().enumerate() {
         number(name, state.gpr[index], 0);
     }
-    number("fs", state.fs_base, 0);
-    number("gs", state.gs_base, 0);
+    let cs = if bitness == 64 { CS64 } else { CS32 };
+    number("cs", state.cs().into(), cs.into());
+    number("ss", state.ss().into(), quiet.ss().into());
+    number("ds", state.ds, quiet.ds);
+    number("es", state.es, quiet.es);
+    number("fs", state.fs, 0);
+    number("gs", state.gs, 0);
+    number("fsbase", state.fs_base, 0);
+    number("gsbase", state.gs_base, 0);
     number("fcw", u64::from(state.fcw()), u64::from(quiet.fcw()));
     number("fsw", u64::from(state.fsw()), 0);
     number("ftw", u64::from(state.ftw()), 0);
@@ -97,11 +104,20 @@ pub(crate) fn parse(line: &str) -> Result<(Case, u32), String> {
                 case.patch[..bytes.len()].copy_from_slice(&bytes);
                 case.patch_len = bytes.len() as u32;
             }
-            "bits" => bitness = number()? as u32,
+            "bits" => {
+                bitness = number()? as u32;
+                state.set_cs(if bitness == 64 { CS64 } else { CS32 });
+            }
+            "cs" => state.set_cs(number()? as u16),
+            "ss" => state.set_ss(number()? as u16),
+            "ds" => state.ds = number()?,
+            "es" => state.es = number()?,
+            "fs" => state.fs = number()?,
+            "gs" => state.gs = number()?,
             "rip" => state.set_rip(number()?),
             "flags" => state.set_rflags(number()?),
-            "fs" => state.fs_base = number()?,
-            "gs" => state.gs_base = number()?,
+            "fsbase" => state.fs_base = number()?,
+            "gsbase" => state.gs_base = number()?,
             "fcw" => state.set_fcw(number()? as u16),
             "fsw" => state.set_fsw(number()? as u16),
             "ftw" => state.set_ftw(number()? as u8),
@@ -137,10 +153,12 @@ pub(crate) fn parse(line: &str) -> Result<(Case, u32), String> {
             }
         }
     }
-    if bitness != 64 && bitness != 0x20 {
-        return Err(format!("no code of {bitness} bits"));
-    }
-    case.state.set_cs(if bitness == 64 { CS64 } else { CS32 });
+    let bitness = match bitness {
+        64 => 64,
+        0x20 => 32,
+        0x10 => 16,
+        other => return Err(format!("no code of {other:#x} bits")),
+    };
     Ok((case, bitness))
 }
 

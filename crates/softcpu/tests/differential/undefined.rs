@@ -64,6 +64,10 @@ pub(crate) fn open(generated: &Generated) -> Open {
     }
     let mut open = from_decoder(instruction.rflags_undefined());
     open.null_bases = selectors::loads_segment(instruction.code());
+    // Of alignment and limit, which is looked at first.
+    if generated.bitness != 64 && instruction.memory_size().size() >= 16 {
+        open.fault = true;
+    }
     match instruction.mnemonic() {
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar => {
             let (count, width) = shift(generated);
@@ -125,22 +129,29 @@ pub(crate) fn open(generated: &Generated) -> Open {
         }
         // Ten bytes are accessed as eight and two.
         Mnemonic::Fbld | Mnemonic::Fbstp | Mnemonic::Fstp => {
-            open.fault = matches!(
+            open.fault |= matches!(
                 instruction.memory_size(),
                 MemorySize::Bcd | MemorySize::Float80
             );
         }
         // AMD pushes a denormal number although its exception is not masked.
         Mnemonic::Fld => {
-            open.fault = instruction.memory_size() == MemorySize::Float80;
+            open.fault |= instruction.memory_size() == MemorySize::Float80;
             open.all = instruction.memory_size() != MemorySize::Float80
                 && instruction.op0_kind() == OpKind::Memory
                 && generated.case.state.fcw() & DENORMAL == 0;
         }
         // Not documented; AMD does not look whether the register is empty.
         Mnemonic::Fstpnce => open.all = true,
-        // No manual says which operand is read first.
-        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq => {
+        // No manual says which operand is looked at first.
+        Mnemonic::Cmpsb
+        | Mnemonic::Cmpsw
+        | Mnemonic::Cmpsd
+        | Mnemonic::Cmpsq
+        | Mnemonic::Movsb
+        | Mnemonic::Movsw
+        | Mnemonic::Movsd
+        | Mnemonic::Movsq => {
             open.fault = instruction.is_string_instruction();
         }
         // Approximations: every processor has its own table (SDM vol. 2B: relative error at most 1.5 * 2^-12).
@@ -162,8 +173,6 @@ pub(crate) fn open(generated: &Generated) -> Open {
             open.fault = true;
             let far = instruction.code().is_call_far() || instruction.code().is_call_far_indirect();
             open.memory_of_faults = far;
-            // From 64-bit into 32-bit code: whether RSP is cut before the pushes or after.
-            open.all = far && generated.bitness == 64 && generated.case.state.gpr[4] >> 32 != 0;
         }
         // Which part of the frame or of the image is touched first.
         Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => open.fault = true,

@@ -178,6 +178,10 @@ fn write_environment(cpu: &Cpu, area: &mut [u8; 108], wide: bool) -> usize {
             u32::from(fpu.last_data_selector),
         ]
     } else {
+        // Real mode has linear addresses in place of selectors.
+        let linear = |selector: u16, offset: u32| (u32::from(selector) << 4).wrapping_add(offset);
+        let instruction = linear(fpu.last_instruction_selector, instruction);
+        let data = linear(fpu.last_data_selector, data);
         [
             instruction & 0xffff,
             high(instruction) | opcode,
@@ -293,4 +297,108 @@ pub(crate) fn restore(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     cpu.fpu.occupied = occupied;
     Flow::Next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package::{Package, PackageConfig, TimeBase, seeded_random};
+    use std::sync::Arc;
+    use vm_types::{Clock, GuestMemory};
+
+    fn cpu(cr0: u64) -> Cpu {
+        let config = PackageConfig {
+            cpus: 1,
+            memory: GuestMemory::flat(0x1000).unwrap(),
+            bus: Arc::new(crate::bus::NoBus),
+            clock: Clock::manual().0,
+            time_base: TimeBase::Instructions,
+            tsc_hz: 1_000_000_000,
+            apic_hz: 1_000_000_000,
+            random: seeded_random,
+            random_seed: 1,
+        };
+        let (_, cpus) = Package::new(&config);
+        let mut cpu = cpus.into_iter().next().unwrap();
+        cpu.control.cr0 = cr0;
+        let fpu = &mut cpu.fpu;
+        fpu.control = 0x0c7f;
+        fpu.status = 0x3800;
+        fpu.occupied = 0x81;
+        fpu.registers[0] = St {
+            significand: 1 << 63,
+            sign_exponent: 0x3fff,
+        };
+        (fpu.last_opcode, fpu.last_instruction) = (0x5d8, 0x1234);
+        (fpu.last_instruction_selector, fpu.last_data) = (0xf00d, 0x5678);
+        fpu.last_data_selector = 0xbeef;
+        cpu
+    }
+
+    fn words(area: &[u8; 108], step: usize) -> Vec<u32> {
+        area.chunks(step)
+            .take(7)
+            .map(|word| {
+                word.iter()
+                    .rev()
+                    .fold(0, |sum, &byte| sum << 8 | u32::from(byte))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn environments_have_the_layout_of_mode_and_size() {
+        // Register 7 is empty of value (zero), register 0 is one, the others are empty.
+        let tags = 0x7ffc;
+        for (cr0, wide, expected) in [
+            (
+                cr0::PE,
+                true,
+                [
+                    0xffff_0c7f,
+                    0xffff_3800,
+                    0xffff_0000 | tags,
+                    0x1234,
+                    0x05d8_f00d,
+                    0x5678,
+                    0xffff_beef,
+                ],
+            ),
+            (
+                cr0::PE,
+                false,
+                [0x0c7f, 0x3800, tags, 0x1234, 0xf00d, 0x5678, 0xbeef],
+            ),
+            (
+                0,
+                true,
+                [
+                    0xffff_0c7f,
+                    0xffff_3800,
+                    0xffff_0000 | tags,
+                    0x1304,
+                    0xf5d8,
+                    0x4568,
+                    0xffff_c000,
+                ],
+            ),
+            (
+                0,
+                false,
+                [0x0c7f, 0x3800, tags, 0x1304, 0xf5d8, 0x4568, 0xc000],
+            ),
+        ] {
+            let mut cpu = cpu(cr0);
+            let mut area = [0; 108];
+            let size = write_environment(&cpu, &mut area, wide);
+            assert_eq!(size, if wide { 28 } else { 14 });
+            assert_eq!(words(&area, size / 7), expected, "{cr0} {wide}");
+            let before = cpu.fpu.clone();
+            cpu.fpu.initialise_x87();
+            read_environment(&mut cpu, &area, wide);
+            assert_eq!(cpu.fpu.control, before.control);
+            assert_eq!(cpu.fpu.status, before.status);
+            assert_eq!(cpu.fpu.occupied, before.occupied);
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Memory operands that lie where something is mapped, or just beside it.
 
 use super::Generated;
-use crate::layout::{CS32, DATA, DATA_HIGH, DATA_LEN, DATA_WRITABLE, PAGE};
+use crate::layout::{CS64, DATA, DATA_HIGH, DATA_LEN, DATA_WRITABLE, PAGE};
 use crate::prng::Prng;
+use crate::segments::base_of;
 use crate::state::CpuState;
 use crate::templates;
-use iced_x86::{Instruction, InstructionInfoFactory, OpKind, Register, UsedMemory};
+use iced_x86::{CodeSize, Instruction, InstructionInfoFactory, OpKind, Register, UsedMemory};
 
 /// Number of a general register in the order of the encodings, whatever part of it is named.
 pub(super) fn number(register: Register) -> Option<usize> {
@@ -55,10 +56,7 @@ pub(super) fn fix(
     let used: Vec<UsedMemory> = factory.info(&instruction).used_memory().to_vec();
     for (index, memory) in used.iter().enumerate() {
         let size = memory.memory_size().size() as u64;
-        let wide = generated.bitness == 64 && memory.address_size() != iced_x86::CodeSize::Code32;
-        if memory.address_size() == iced_x86::CodeSize::Code16 {
-            continue;
-        }
+        let wide = generated.bitness == 64 && memory.address_size() != CodeSize::Code32;
         let target = draw(rng, size, wide);
         let placed = fix_one(rng, generated, memory, target)?;
         // The patch belongs to the explicit operand; without one, to the first.
@@ -94,8 +92,15 @@ fn fix_one(
     let index = number(memory.index());
     let scale = memory.scale() as u64;
     let segment_base = draw_segment_base(rng, generated, memory.segment());
+    let bitness = generated.bitness;
     let state = &mut generated.case.state;
-    let wanted = target.wrapping_sub(segment_base);
+    let mut wanted = target.wrapping_sub(segment_base);
+    if bitness != 64 {
+        wanted &= 0xffff_ffff;
+    }
+    if memory.address_size() == CodeSize::Code16 {
+        return fix_16(generated, memory, wanted);
+    }
     if matches!(base, Register::RIP | Register::EIP) {
         let next = state.rip() + generated.instruction.len() as u64;
         return set_displacement(generated, wanted.wrapping_sub(next));
@@ -116,7 +121,7 @@ fn fix_one(
                 .wrapping_sub(memory.displacement())
                 .wrapping_sub(offset);
             state.set_gpr(base, value);
-            if memory.address_size() == iced_x86::CodeSize::Code32 && generated.bitness == 64 {
+            if memory.address_size() == CodeSize::Code32 && generated.bitness == 64 {
                 let low = value & 0xffff_ffff;
                 state.set_gpr(base, low | rng.next() << 32);
             }
@@ -125,6 +130,32 @@ fn fix_one(
             state.set_gpr(index, rng.below(64));
             let offset = index_value(state).wrapping_mul(scale);
             return set_displacement(generated, wanted.wrapping_sub(offset));
+        }
+        (None, None) => return set_displacement(generated, wanted),
+    }
+    Some(true)
+}
+
+/// The same for 16-bit addresses, which reach the first 64 KiB of a segment. (Stacks are 32 bits wide in all cases.)
+fn fix_16(generated: &mut Generated, memory: &UsedMemory, wanted: u64) -> Option<bool> {
+    let state = &mut generated.case.state;
+    let low = |value: u64, new: u64| value & !0xffff | new & 0xffff;
+    let displacement = memory.displacement() as i16 as u64;
+    match (number(memory.base()), number(memory.index())) {
+        (Some(4), _) => state.set_gpr(4, wanted.wrapping_sub(displacement) & 0xffff_ffff),
+        _ if wanted > 0xffff => return Some(false),
+        (Some(base), index) => {
+            let index = match (memory.index(), index) {
+                (Register::AL, _) => state.gpr[0] & 0xff,
+                (_, Some(index)) => state.gpr[index],
+                _ => 0,
+            };
+            let value = wanted.wrapping_sub(displacement).wrapping_sub(index);
+            state.set_gpr(base, low(state.gpr[base], value));
+        }
+        (None, Some(index)) => {
+            let value = wanted.wrapping_sub(displacement);
+            state.set_gpr(index, low(state.gpr[index], value));
         }
         (None, None) => return set_displacement(generated, wanted),
     }
@@ -147,7 +178,8 @@ fn draw_segment_base(rng: &mut Prng, generated: &mut Generated, segment: Registe
     match segment {
         Register::FS if generated.bitness == 64 => state.fs_base = value,
         Register::GS if generated.bitness == 64 => state.gs_base = value,
-        _ => return 0,
+        _ if generated.bitness == 64 => return 0,
+        _ => return base_of(selector_in(state, segment)),
     }
     value
 }
@@ -165,24 +197,41 @@ fn offset(instruction: &Instruction, state: &CpuState) -> u64 {
         .wrapping_add(index.wrapping_mul(instruction.memory_index_scale().into()))
 }
 
+fn selector_in(state: &CpuState, segment: Register) -> u16 {
+    match segment {
+        Register::ES => state.es as u16,
+        Register::CS => state.cs(),
+        Register::SS => state.ss(),
+        Register::FS => state.fs as u16,
+        Register::GS => state.gs as u16,
+        _ => state.ds as u16,
+    }
+}
+
 /// Where in the data window the explicit memory operand begins.
 pub(crate) fn window_offset(instruction: &Instruction, state: &CpuState) -> Option<usize> {
-    let base = match instruction.segment_prefix() {
-        Register::FS => state.fs_base,
-        Register::GS => state.gs_base,
-        _ => 0,
+    let long = state.cs() == CS64;
+    let base = match instruction.memory_segment() {
+        Register::FS if long => state.fs_base,
+        Register::GS if long => state.gs_base,
+        _ if long => 0,
+        segment => base_of(selector_in(state, segment)),
     };
-    let narrow = instruction
+    let width = instruction
         .memory_base()
         .size()
         .max(instruction.memory_index().size())
-        == 4;
-    let mask = if narrow || state.cs() == CS32 {
-        0xffff_ffff
-    } else {
-        u64::MAX
+        .max(instruction.memory_displ_size() as usize);
+    let mask = match width {
+        1 | 2 if !long => 0xffff,
+        4 => 0xffff_ffff,
+        _ if !long => 0xffff_ffff,
+        _ => u64::MAX,
     };
-    let linear = (offset(instruction, state) & mask).wrapping_add(base);
+    let mut linear = (offset(instruction, state) & mask).wrapping_add(base);
+    if !long {
+        linear &= 0xffff_ffff;
+    }
     [DATA, DATA_HIGH]
         .into_iter()
         .map(|window| linear.wrapping_sub(window))
@@ -226,7 +275,8 @@ fn set_displacement(generated: &mut Generated, value: u64) -> Option<bool> {
     let size = offsets.displacement_size();
     let fits = match size {
         8 => true,
-        4 => value as i32 as u64 == value || generated.bitness == 32,
+        4 => value as i32 as u64 == value || generated.bitness != 64,
+        2 => value & 0xffff_ffff <= 0xffff,
         _ => false,
     };
     if fits {

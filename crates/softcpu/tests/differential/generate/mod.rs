@@ -6,14 +6,16 @@ mod registers;
 pub(crate) mod selectors;
 pub(crate) mod sequence;
 
-use crate::layout::{CODE, CODE_LEN, CS32, CS64, DATA_LEN};
+use crate::layout::{CODE, CODE_LEN, CS32, CS64, DATA_LEN, DS};
 use crate::native::PATTERNS;
 use crate::prng::Prng;
-use crate::state::Case;
+use crate::segments;
+use crate::state::{Case, CpuState};
 use crate::templates::{self, Extra, Map, Shape, Template};
 use crate::undefined::Open;
 use crate::values::{self, Style};
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
+use std::collections::BTreeMap;
 
 /// Single-step flag.
 pub(crate) const TF: u64 = 1 << 8;
@@ -23,7 +25,7 @@ pub(crate) const TF: u64 = 1 << 8;
 pub(crate) struct Generated {
     pub(crate) case: Case,
     pub(crate) instruction: Instruction,
-    /// 64, or 32 for compatibility mode.
+    /// 64, or 32 or 16 for compatibility mode.
     pub(crate) bitness: u32,
     /// Several instructions run, and this is what they leave open; `instruction` is the first.
     pub(crate) sequence: Option<Open>,
@@ -33,6 +35,8 @@ pub(crate) struct Generated {
 pub(crate) struct Generator {
     long: Vec<Template>,
     compatibility: Vec<Template>,
+    /// Of 16-bit code.
+    small: Vec<Template>,
     info: InstructionInfoFactory,
     /// Which cases are wanted, when it is not empty.
     filter: String,
@@ -79,6 +83,7 @@ impl Generator {
         Self {
             long: keep(64),
             compatibility: keep(32),
+            small: keep(16),
             info: InstructionInfoFactory::new(),
             filter,
         }
@@ -86,11 +91,15 @@ impl Generator {
 
     /// Every code that can be drawn, for the coverage table.
     pub(crate) fn codes(&self) -> impl Iterator<Item = Code> + '_ {
-        let short = self
-            .compatibility
+        let templates = self
+            .long
             .iter()
-            .filter(|t| !self.long.iter().any(|other| other.code == t.code));
-        self.long.iter().chain(short).map(|template| template.code)
+            .chain(&self.compatibility)
+            .chain(&self.small);
+        let codes: BTreeMap<usize, Code> = templates
+            .map(|template| (template.code as usize, template.code))
+            .collect();
+        codes.into_values()
     }
 
     /// The case that belongs to a seed, or `None` when nothing could be made of it.
@@ -100,16 +109,22 @@ impl Generator {
         if whole_family && rng.one_in(5) {
             return self.sequence(&mut rng);
         }
-        let bitness = if rng.one_in(6) { 32 } else { 64 };
+        let bitness = match rng.below(12) {
+            0 | 1 => 32,
+            2 | 3 => 16,
+            _ => 64,
+        };
+        let local = bitness == 16 || (bitness == 32 && rng.one_in(2));
         let mut case = Case::empty();
+        draw_segments(&mut rng, bitness, local, &mut case.state);
         let noise = self.filter.is_empty() && rng.one_in(12);
         let instruction = if noise {
             noise_instruction(&mut rng, bitness, &mut case)?
         } else {
-            let from = if bitness == 64 {
-                &self.long
-            } else {
-                &self.compatibility
+            let from = match bitness {
+                64 => &self.long,
+                32 => &self.compatibility,
+                _ => &self.small,
             };
             if from.is_empty() {
                 return None;
@@ -117,11 +132,10 @@ impl Generator {
             let template = &from[rng.below(from.len() as u64) as usize];
             draw_instruction(&mut rng, bitness, template, &mut case)?
         };
-        case.state.set_cs(if bitness == 64 { CS64 } else { CS32 });
         case.pattern = rng.below(PATTERNS as u64) as u32;
-        place(&mut rng, &mut case);
+        let linear = place(&mut rng, &mut case);
         registers::draw(&mut rng, &instruction, &mut case.state);
-        if noise && instruction.is_invalid() && case.state.rip() + 15 > CODE + CODE_LEN {
+        if noise && instruction.is_invalid() && linear + 15 > CODE + CODE_LEN {
             // Whether the bytes behind an unknown opcode are fetched.
             return None;
         }
@@ -133,7 +147,7 @@ impl Generator {
         };
         address::fix(&mut rng, &mut self.info, &mut generated)?;
         operands::fit(&mut rng, &mut generated)?;
-        if bitness == 32 {
+        if bitness != 64 {
             narrow(&mut generated);
         }
         single_step(&mut rng, &mut generated);
@@ -145,7 +159,10 @@ impl Generator {
         if again.code() != instruction.code() || (!noise && !templates::testable(&again)) {
             return None;
         }
-        if vendors_differ(&again, bitness, case.bytes())
+        // AMD's UD0 and UD1 have no ModRM byte to fetch.
+        let bare = matches!(again.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1);
+        if (bare && linear + again.len() as u64 > CODE + CODE_LEN)
+            || vendors_differ(&again, bitness, case.bytes())
             || address::offset_alone_faults(&again, &case.state)
         {
             return None;
@@ -196,15 +213,45 @@ fn wanted(filter: &str, code: Code) -> bool {
         || (filter.ends_with('*') && name.starts_with(filter.trim_end_matches('*')))
 }
 
-/// Mostly somewhere inside the page; sometimes up to its end or over it.
-fn place(rng: &mut Prng, case: &mut Case) {
+/// Flat segments, or those of the local table.
+fn draw_segments(rng: &mut Prng, bitness: u32, local: bool, state: &mut CpuState) {
+    state.set_cs(match bitness {
+        64 => CS64,
+        32 if local => rng.pick(&segments::CODE_32),
+        32 => CS32,
+        _ => rng.pick(&segments::CODE_16),
+    });
+    if !local {
+        return;
+    }
+    let draw = |rng: &mut Prng| {
+        if rng.one_in(6) {
+            DS
+        } else {
+            rng.pick(&segments::DATA_LOADABLE)
+        }
+    };
+    state.ds = draw(rng).into();
+    state.es = draw(rng).into();
+    state.fs = draw(rng).into();
+    state.gs = if rng.one_in(4) { 0 } else { draw(rng).into() };
+    state.set_ss(if rng.one_in(6) {
+        DS
+    } else {
+        rng.pick(&segments::STACKS)
+    });
+}
+
+/// Mostly somewhere inside the page; sometimes up to its end or over it. Returns the linear address.
+fn place(rng: &mut Prng, case: &mut Case) -> u64 {
     let len = case.bytes().len() as u64;
     let rip = match rng.below(64) {
         0 => CODE + CODE_LEN - 1 - rng.below(len),
         1 | 2 => CODE + CODE_LEN - len,
         _ => CODE + 0x400 + rng.below(0x800),
     };
-    case.state.set_rip(rip);
+    case.state.set_rip(rip - segments::base_of(case.state.cs()));
+    rip
 }
 
 /// Branches run with the trap flag, for they might never meet an INT3; repeated string instructions mostly
@@ -228,10 +275,10 @@ fn draw_extra(rng: &mut Prng, bitness: u32, template: &Template) -> Extra {
     };
     if rng.one_in(8) {
         // Null selectors in FS and GS make every such access of compatibility mode a fault.
-        let count = if bitness == 64 || rng.one_in(8) { 6 } else { 4 };
+        let count = if bitness != 32 || rng.one_in(4) { 6 } else { 4 };
         add(SEGMENTS[rng.below(count) as usize]);
     }
-    if rng.one_in(10) && bitness == 64 {
+    if rng.one_in(10) {
         add(0x67);
     }
     let lockable = template.code.op_code().can_use_lock_prefix();
@@ -414,8 +461,6 @@ pub(super) fn vendors_differ(instruction: &Instruction, bitness: u32, bytes: &[u
             bytes.windows(2).any(|pair| pair == [0x0f, 0x0d])
                 && instruction.op0_kind() == OpKind::Register
         }
-        // AMD's UD0 and UD1 have no ModRM byte to fetch.
-        Mnemonic::Ud0 | Mnemonic::Ud1 => instruction.next_ip() > CODE + CODE_LEN,
         // With REX.B it exchanges R8 and RAX, whatever prefix stands before; the decoder says PAUSE.
         Mnemonic::Pause => bytes
             .iter()

@@ -7,6 +7,7 @@ use super::registers::style_of;
 use super::selectors;
 use crate::layout::{CODE, CODE_LEN};
 use crate::prng::Prng;
+use crate::segments::base_of;
 use crate::state::PATCH_MAX;
 use crate::values::{self, Style};
 use iced_x86::{Code, FlowControl, MemorySize, Mnemonic, OpKind, Register};
@@ -247,7 +248,7 @@ fn valid_status(generated: &mut Generated, control_at: usize, status_at: usize) 
 fn fit_branch(rng: &mut Prng, generated: &mut Generated) {
     let instruction = generated.instruction;
     let flow = instruction.flow_control();
-    let target = CODE + rng.below(CODE_LEN);
+    let target = CODE + rng.below(CODE_LEN) - base_of(generated.case.state.cs());
     if rng.one_in(6) {
         return;
     }

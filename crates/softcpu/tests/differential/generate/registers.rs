@@ -1,7 +1,8 @@
 //! The state before operands are fitted: every register holds something worth computing with.
 
-use crate::layout::DATA;
+use crate::layout::{CS64, DATA};
 use crate::prng::Prng;
+use crate::segments::base_of;
 use crate::state::{CpuState, RSP};
 use crate::values::{self, Style};
 use iced_x86::Instruction;
@@ -19,12 +20,13 @@ pub(super) fn draw(rng: &mut Prng, instruction: &Instruction, state: &mut CpuSta
         state.set_gpr(index, value);
     }
     let rsp = DATA + 0x800 + rng.below(0x100) * 8;
+    let offset = rsp - base_of(state.ss());
     state.set_gpr(
         RSP,
         if rng.one_in(40) {
             values::integer(rng)
         } else {
-            rsp
+            offset
         },
     );
     let mut flags = ALWAYS_FLAGS | (rng.next() & STATUS_FLAGS);
@@ -42,8 +44,13 @@ pub(super) fn draw(rng: &mut Prng, instruction: &Instruction, state: &mut CpuSta
         flags |= ALIGNMENT_CHECK;
     }
     state.set_rflags(flags);
-    state.fs_base = small_base(rng);
-    state.gs_base = small_base(rng);
+    if state.cs() == CS64 {
+        state.fs_base = small_base(rng);
+        state.gs_base = small_base(rng);
+    } else {
+        state.fs_base = base_of(state.fs as u16);
+        state.gs_base = base_of(state.gs as u16);
+    }
     draw_sse(rng, instruction, state);
     draw_x87(rng, state);
 }

@@ -5,6 +5,7 @@ use super::Generated;
 use super::address::number;
 use crate::layout::{CODE, CODE_LEN, CS32, CS64, DS};
 use crate::prng::Prng;
+use crate::segments::{CODE_16, CODE_32, LOCAL, base_of};
 use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, OpKind};
 
 /// Null, kernel and user segments with every privilege, a TSS, nothing, the local table, beyond the end.
@@ -53,14 +54,20 @@ fn operand_bytes(instruction: &Instruction) -> usize {
 pub(super) fn fit(rng: &mut Prng, generated: &mut Generated) {
     let instruction = generated.instruction;
     let code = instruction.code();
-    let selector = rng.pick(&SELECTORS);
+    let selector = if rng.one_in(2) {
+        rng.pick(&SELECTORS)
+    } else {
+        rng.below(LOCAL.len() as u64 + 1) as u16 * 8 + rng.pick(&[4, 7, 7, 7])
+    };
     let size = operand_bytes(&instruction);
-    let target = (CODE + rng.below(CODE_LEN)).to_le_bytes();
     let code_selector = if rng.one_in(3) {
         selector
     } else {
-        rng.pick(&[CS64, CS32])
+        rng.pick(&[CS64, CS32, CODE_16[0], CODE_32[0]])
     };
+    let target = (CODE + rng.below(CODE_LEN))
+        .wrapping_sub(base_of(code_selector))
+        .to_le_bytes();
     let patch = &mut generated.case.patch;
     match code.mnemonic() {
         Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => {
@@ -78,7 +85,9 @@ pub(super) fn fit(rng: &mut Prng, generated: &mut Generated) {
             };
             let flags = (0x202 | rng.next() & 0xcd5).to_le_bytes();
             let stack = generated.case.state.gpr[4].to_le_bytes();
-            let stack_selector = if rng.one_in(4) { selector } else { DS };
+            // Not a 16-bit stack: IRETQ loses half of ESP on the way there.
+            let global = rng.pick(&SELECTORS);
+            let stack_selector = if rng.one_in(4) { global } else { DS };
             let mut at = 0;
             for value in [
                 target,

@@ -3,7 +3,7 @@
 use super::enter::{TRIVET_DIFF_HOST_FS, trivet_diff_enter, trivet_diff_signal_entry};
 use super::{PATTERNS, Shared};
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_HIGH, DATA_WRITABLE, PAGE};
-use crate::state::CpuState;
+use crate::segments;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
@@ -223,6 +223,16 @@ fn prepare(memory: i32) -> bool {
             std::ptr::null_mut(),
         )
     };
+    for (index, local) in segments::LOCAL.iter().enumerate() {
+        const WRITE: libc::c_long = 0x11;
+        let description = local.user_description(index);
+        let size = size_of_val(&description);
+        // SAFETY: the record has the layout that the kernel expects.
+        let result =
+            unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE, description.as_ptr(), size) };
+        // The kernel gives an int in a long.
+        failed |= result as i32 != 0;
+    }
     let fs: u64;
     // SAFETY: the parent has checked that the instruction is allowed.
     unsafe { core::arch::asm!("rdfsbase {}", out(reg) fs, options(nomem, nostack)) };
@@ -276,16 +286,10 @@ fn start_current() -> ! {
     }
     case.patch_into(&mut shared.data);
     case.patch_into(&mut shared.before);
-    let (at, len) = code_place(&case.state, case.bytes().len());
+    let (at, len) = case.code_place();
     shared.code[at..at + len].copy_from_slice(&case.bytes()[..len]);
     // SAFETY: every register value is allowed in user mode; the exception that ends the run is handled.
     unsafe { trivet_diff_enter(&raw const case.state) }
-}
-
-/// Offset in the code page and how many of the bytes lie before its end.
-fn code_place(state: &CpuState, len: usize) -> (usize, usize) {
-    let at = (state.rip().wrapping_sub(CODE)).min(CODE_LEN) as usize;
-    (at, len.min(CODE_LEN as usize - at))
 }
 
 /// Takes the outcome of the current case from the signal frame and goes on to the next.
@@ -357,7 +361,7 @@ pub(super) unsafe extern "C" fn on_signal(
         shared.data[range.clone()].copy_from_slice(&pattern[range.clone()]);
         shared.before[range.clone()].copy_from_slice(&pattern[range]);
     }
-    let (at, len) = code_place(&case.state, case.bytes().len());
+    let (at, len) = case.code_place();
     shared.code[at..at + len].fill(INT3);
     if current + 1 < shared.count as usize {
         shared.current.store(current as u32 + 1, Ordering::Relaxed);
