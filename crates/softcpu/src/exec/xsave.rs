@@ -150,10 +150,7 @@ impl Cpu {
 
     /// Linear address of the area, aligned as it has to be.
     fn area(&mut self, op: &Op, size: u64, align: u64, intent: Intent) -> Result<u64, Trap> {
-        let linear = self.linear(op, size, intent)?;
-        if linear & (align - 1) != 0 {
-            return Err(self.misaligned());
-        }
+        let linear = self.linear_aligned(op, size, align, intent)?;
         self.probe_last(op, linear, size as usize, intent)?;
         Ok(linear)
     }

@@ -70,16 +70,38 @@ impl Cpu {
     /// Linear address of a 16-byte operand that has to be aligned.
     #[inline(always)]
     fn aligned(&mut self, op: &Op, intent: Intent) -> Result<u64, Trap> {
-        let linear = self.linear(op, 16, intent)?;
-        if linear & 15 == 0 {
-            Ok(linear)
+        self.linear_aligned(op, 16, 16, intent)
+    }
+
+    /// Linear address of an operand of `size` bytes that has to be a multiple of `align`.
+    #[inline(always)]
+    pub(crate) fn linear_aligned(
+        &mut self,
+        op: &Op,
+        size: u64,
+        align: u64,
+        intent: Intent,
+    ) -> Result<u64, Trap> {
+        match self.linear(op, size, intent) {
+            Ok(linear) if linear & (align - 1) == 0 => Ok(linear),
+            Ok(_) => Err(self.misaligned()),
+            Err(trap) => Err(self.misaligned_beyond_limit(op, align, trap)),
+        }
+    }
+
+    /// An operand that the segment does not allow. When it is misaligned as well, that counts: #GP, not #SS.
+    #[cold]
+    fn misaligned_beyond_limit(&mut self, op: &Op, align: u64, trap: Trap) -> Trap {
+        let base = self.segments[op.segment() as usize].base;
+        if base.wrapping_add(self.offset(op)) & (align - 1) == 0 {
+            trap
         } else {
-            Err(self.misaligned())
+            self.misaligned()
         }
     }
 
     #[cold]
-    pub(crate) fn misaligned(&mut self) -> Trap {
+    fn misaligned(&mut self) -> Trap {
         self.raise(Exception::protection(0))
     }
 
