@@ -175,7 +175,15 @@ pub(crate) fn open(generated: &Generated) -> Open {
             open.memory_of_faults = far;
         }
         // Which part of the frame or of the image is touched first.
-        Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => open.fault = true,
+        Mnemonic::Retf
+        | Mnemonic::Iret
+        | Mnemonic::Iretd
+        | Mnemonic::Iretq
+        | Mnemonic::Lds
+        | Mnemonic::Les
+        | Mnemonic::Lss
+        | Mnemonic::Lfs
+        | Mnemonic::Lgs => open.fault = true,
         Mnemonic::Fxrstor
         | Mnemonic::Fxrstor64
         | Mnemonic::Fnstenv
