@@ -6,9 +6,12 @@
 //! * `compare` finds differences; `undefined` holds what may differ, with reasons.
 //! * `campaign` does that many times, `reduce` makes what failed small, `text` prints it as one line.
 //!
-//! Environment: `DIFF_SEED` (number), `DIFF_CASES`, `DIFF_SECONDS`, `DIFF_ONLY` (a mnemonic, or the beginning of one
-//! with `*`), `DIFF_CASE` (a line printed before: runs this case alone), `DIFF_TABLE` (file to write the coverage
+//! Environment: `DIFF_SEED` (number), `DIFF_CASES`, `DIFF_SECONDS`, `DIFF_ONLY` (a mnemonic, the beginning of one
+//! with `*`, or `@integer`, `@x87`, `@sse`), `DIFF_CASE` (a line printed before: runs this case alone), `DIFF_TABLE` (file to write the coverage
 //! table to), and `TRIVET_SLOW=1` for the long campaign.
+//!
+//! Where the manuals leave room our processor does what AMD's do since family 25. On other hosts differences are
+//! reported and not held against it; on hosts that lack an extension, or refuse the child, nothing runs. Both say so.
 #![cfg(test)]
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
