@@ -155,13 +155,21 @@ fn lock(seat: &Seat) -> MutexGuard<'_, Box<dyn Vcpu>> {
 }
 
 /// The event that an exit means for the whole machine, if it does.
-fn event_of(exit: &Exit) -> Option<Event> {
+fn event_of(exit: &Exit, vcpu: &dyn Vcpu) -> Option<Event> {
     match exit {
         Exit::Halted { .. } | Exit::Interrupted => None,
         Exit::Suspend(Suspend::PowerOff) => Some(Event::Halt(Ending::PowerOff)),
         Exit::Suspend(Suspend::Reset) => Some(Event::Reset),
         Exit::Suspend(Suspend::TripleFault) => {
-            tracing::warn!("triple fault: the machine resets");
+            let state = vcpu.state();
+            tracing::warn!(
+                vcpu = vcpu.id(),
+                rip = format_args!("{:#x}", state.rip),
+                cr0 = format_args!("{:#x}", state.cr0),
+                cr2 = format_args!("{:#x}", state.cr2),
+                cr3 = format_args!("{:#x}", state.cr3),
+                "triple fault: the machine resets"
+            );
             Some(Event::Reset)
         }
         Exit::Failed(failure) => {

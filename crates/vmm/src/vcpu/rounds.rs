@@ -110,7 +110,7 @@ impl Rounds {
                     until = Some(until.map_or(at, |other| other.min(at)));
                 }
                 exit => {
-                    if let Some(event) = event_of(&exit) {
+                    if let Some(event) = event_of(&exit, vcpu.as_ref()) {
                         self.events.send(event);
                     }
                     return Outcome::Ended;

@@ -24,7 +24,8 @@ pub(super) fn work(seat: &Seat, gate: &Gate, worker: usize, clock: &Clock, event
                 gate.sleep(limit.map(Duration::from_nanos));
             }
             exit => {
-                if let Some(event) = event_of(&exit) {
+                let event = event_of(&exit, lock(seat).as_ref());
+                if let Some(event) = event {
                     events.send(event);
                 }
                 gate.stand_by(worker);
