@@ -1,7 +1,10 @@
 //! The process's own memory.
-#![expect(
-    unsafe_code,
-    reason = "one call into the C library, which has no safe face"
+#![cfg_attr(
+    all(target_os = "linux", target_env = "gnu"),
+    expect(
+        unsafe_code,
+        reason = "one call into the C library, which has no safe face"
+    )
 )]
 
 /// Gives memory that was freed back to the system.
