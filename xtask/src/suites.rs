@@ -38,14 +38,14 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         let started = Instant::now();
         record(
             "quick",
-            bounded(cargo(&["test", "--workspace"]), limit),
+            bounded(cargo(&["test", "--workspace", "--no-fail-fast"]), limit),
             started,
         );
     }
     if !options.quick_only {
         let started = Instant::now();
         // All tests again: many of the quick ones take more cases when they are asked to be slow.
-        let mut slow = cargo(&["test", "--workspace", "--release"]);
+        let mut slow = cargo(&["test", "--workspace", "--release", "--no-fail-fast"]);
         slow.env("TRIVET_SLOW", "1");
         record("slow", bounded(slow, limit), started);
         let started = Instant::now();
