@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 const TABLE: &str = include_str!("../src/nvme/CONFORMANCE.md");
-const SUITES: [&str; 4] = [
+const SUITES: [&str; 5] = [
     include_str!("nvme_conformance_registers.rs"),
     include_str!("nvme_conformance_admin.rs"),
+    include_str!("nvme_conformance_doorbells.rs"),
     include_str!("nvme_conformance_io.rs"),
     include_str!("nvme_conformance_dynamic.rs"),
 ];

@@ -61,7 +61,6 @@ proptest! {
     ) {
         let (msi, sent) = MsiSink::recording();
         let chip = Arc::new(IoApic::new(IoApicPorts { msi }, IoApicConfig { id: 1 }));
-        // One pin that the steps cannot reprogram back to edge without it showing: programmed last.
         for step in steps {
             match step {
                 Step::Write(offset, data) => chip.write(offset, &data),
@@ -71,6 +70,7 @@ proptest! {
                 Step::End(vector) => chip.end_of_interrupt(vector),
             }
         }
+        // Whatever the steps left: pin 20 through edge mode, which ends what was pending, to level.
         chip.set_pin(20, false);
         for (index, value) in [(0x38u8, 0x0001_0000u32), (0x39, 0), (0x38, 0x80f7)] {
             chip.write(0, &[index]);

@@ -74,7 +74,7 @@ proptest! {
         msix in any::<bool>(),
         events in any::<bool>(),
         indirect in any::<bool>(),
-        threads in any::<bool>(),
+        threads in prop::bool::weighted(0.1),
     ) {
         const SECTORS: usize = 128;
         let disk = Disk::memory(512, SECTORS as u64 * 512).unwrap();

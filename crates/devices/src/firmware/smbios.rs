@@ -1,7 +1,7 @@
 //! The management tables (SMBIOS 2.7, DMTF DSP0134): types 0, 1, 4, 16, 17, 32, 127 with the 32-bit entry
 //! point.
 
-use super::layout::{LOW_LIMIT, MemoryLayout};
+use super::layout::MemoryLayout;
 
 /// Where the entry point is put in machines without firmware; it is searched for from here in steps
 /// of 16 bytes.
@@ -312,8 +312,6 @@ fn boot_status() -> Structure {
     structure.formatted.extend([0; 7]);
     structure
 }
-
-const _: () = assert!(LOW_LIMIT < u32::MAX as u64);
 
 #[cfg(test)]
 mod tests {

@@ -60,6 +60,10 @@ impl Default for RigOptions {
     }
 }
 
+/// Between two looks at what a worker thread does: on a busy host, one that yields waits longer than one
+/// that sleeps.
+const PAUSE: Duration = Duration::from_micros(20);
+
 /// One buffer of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
@@ -384,7 +388,7 @@ impl VirtioRig {
             if answers.len() < count && begin.elapsed() > self.patience() {
                 panic!("{} answers of {count}", answers.len());
             }
-            std::thread::yield_now();
+            std::thread::sleep(PAUSE);
         }
         answers
     }
@@ -410,7 +414,7 @@ impl VirtioRig {
             if begin.elapsed() > self.patience() {
                 panic!("{what} takes too long");
             }
-            std::thread::yield_now();
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -292,7 +292,7 @@ impl<'a, 'l> Placement<'a, 'l> {
     }
 }
 
-/// The little-endian integer at `offset` of a structure that is long enough by construction.
+/// Puts `value` at `offset` of a structure that is long enough by construction.
 fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
     if let Some(field) = bytes.get_mut(offset..offset + value.len()) {
         field.copy_from_slice(value);

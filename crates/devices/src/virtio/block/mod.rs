@@ -11,7 +11,7 @@ mod queue;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use block::{AttachOptions, Disk, Source};
+use block::{AttachOptions, Attachment, Disk, Source};
 use serde_json::Value;
 use vm_types::{Clock, Execution, Timers};
 
@@ -114,7 +114,11 @@ impl Virtio {
 }
 
 impl BlockDevice {
-    fn attach(&self, index: u16, queue: &Arc<BlockQueue>) -> std::io::Result<block::Attachment> {
+    fn attachments(&self) -> impl Iterator<Item = &Attachment> + Clone {
+        self.queues.iter().filter_map(|queue| queue.attachment())
+    }
+
+    fn attach(&self, index: u16, queue: &Arc<BlockQueue>) -> std::io::Result<Attachment> {
         let options = AttachOptions {
             clock: Some(self.clock.clone()),
             timers: self.timers.clone(),
@@ -162,24 +166,18 @@ impl Device for BlockDevice {
 
     fn pause(&self) {
         self.paused.store(true, Ordering::SeqCst);
-        for queue in &self.queues {
-            if queue.attachment().is_some_and(|attached| !attached.pause()) {
-                tracing::warn!(device = self.name, "paused with requests at the disk");
-            }
+        if !Attachment::pause_all(self.attachments()) {
+            tracing::warn!(device = self.name, "paused with requests at the disk");
         }
     }
 
     fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
-        for attachment in self.queues.iter().filter_map(|queue| queue.attachment()) {
-            attachment.resume();
-        }
+        self.attachments().for_each(Attachment::resume);
     }
 
     fn halt(&self) {
-        for attachment in self.queues.iter().filter_map(|queue| queue.attachment()) {
-            attachment.detach();
-        }
+        Attachment::detach_all(self.attachments());
     }
 
     fn save(&self) -> Value {
