@@ -43,7 +43,7 @@ impl Cpu {
         };
         if near_limit {
             let length = cache.ops(id).first().map_or(1, |op| u64::from(op.length));
-            self.check_fetch(rip + length - 1)?;
+            self.check_fetch(rip.wrapping_add(length - 1))?;
         }
         Ok(id)
     }
@@ -52,7 +52,7 @@ impl Cpu {
     /// time, each checked as a whole.
     fn is_near_limit(&self, rip: u64) -> bool {
         let limit = u64::from(self.segments[crate::state::Seg::Cs as usize].limit);
-        !self.is_64_bit() && limit < rip + PAGE
+        !self.is_64_bit() && limit < rip.saturating_add(PAGE)
     }
 
     /// Linear address of the instruction at `rip`, after the limit check.
