@@ -20,6 +20,16 @@ pub(crate) struct Options {
     /// Minutes that one suite may take.
     #[arg(long, default_value_t = 30, value_name = "MINUTES")]
     limit: u64,
+    /// What the property tests of the slow suite draw from; from the clock when not given.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// A seed that no earlier run has had.
+fn fresh_seed() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Runs the suites and ends with a summary line.
@@ -47,6 +57,10 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         // All tests again: many of the quick ones take more cases when they are asked to be slow.
         let mut slow = cargo(&["test", "--workspace", "--release", "--no-fail-fast"]);
         slow.env("TRIVET_SLOW", "1");
+        // The quick tests draw the same cases each time (.cargo/config.toml); these go on from there.
+        let seed = options.seed.unwrap_or_else(fresh_seed);
+        println!("suite slow: property tests draw from --seed {seed}");
+        slow.env("PROPTEST_RNG_SEED", seed.to_string());
         record("slow", bounded(slow, limit), started);
         let started = Instant::now();
         record(

@@ -151,7 +151,8 @@ impl Faults {
         let mut plan = self.lock();
         let mut decided = None;
         for rule in &mut plan.rules {
-            if !rule.matches(request) {
+            // A rule may be added already used up.
+            if rule.times == 0 || !rule.matches(request) {
                 continue;
             }
             if rule.after > 0 {

@@ -1,4 +1,28 @@
-//! The Crucible wire protocol and on-disk formats: frames, messages, errors, ids, geometry, region and
-//! extent formats, block contexts.
+//! The Crucible wire protocol, version 13, and the layout of its region directories: what both sides of the
+//! replicated store agree on, and nothing of what either side does with it.
 //!
-//! Empty so far: the volume comes after the machine. Wire version 13.
+//! Reading order: [`ids`] (the numbers that everything is named by), [`geometry`] (how blocks make extents and
+//! extents a region), [`context`] (hash, nonce and tag of a block), [`error`] (what one side tells the other when
+//! something fails), [`message`] (all that is said on a connection), [`wire`] (messages as bytes and back),
+//! [`layout`] (extent files and region.json as bytes and back).
+//!
+//! Nothing here opens a socket or a file. Decoders believe no length before they have checked it against the
+//! bytes that are there, and answer malformed input with an error that names the field.
+
+pub mod context;
+pub mod error;
+pub mod geometry;
+pub mod ids;
+pub mod message;
+
+pub use context::{BlockContext, EncryptionContext, ReadBlockContext};
+pub use error::{CrucibleError, NegotiationError};
+pub use geometry::{ExtentSize, Geometry, GeometryError, RegionDefinition};
+pub use ids::{BlockIndex, ClientId, ExtentId, JobId, ReconciliationId, SessionId, UpstairsId};
+pub use message::{ExtentState, Message, ReadResponseHeader, SessionKey, WriteHeader};
+
+/// The version of the messages that this crate speaks.
+pub const MESSAGE_VERSION: u32 = 13;
+
+/// The repair server of a region server listens this far above its data port.
+pub const REPAIR_PORT_OFFSET: u16 = 4000;
