@@ -1,4 +1,8 @@
-//! Client side of the replicated store: turns guest reads, writes and flushes into jobs on three replicas.
+//! The client side of the replicated store: turns reads, writes and flushes of a guest into jobs on three region
+//! servers, and keeps the three equal.
 //!
-//! Empty so far: the volume comes after the machine. Planned reading order: `core` (decisions, no I/O),
-//! `crypt` (sealing), `volume` (layers), `drive` (sockets, timers), `adapter` (a `block` backend).
+//! Reading order: [`core`] (every decision, no I/O: events and time in, actions out), [`crypt`] (sealing and
+//! opening of blocks; the only place that sees keys).
+
+pub mod core;
+pub mod crypt;

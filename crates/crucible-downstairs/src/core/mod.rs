@@ -1,0 +1,1 @@
+//! Sessions and work, without I/O.

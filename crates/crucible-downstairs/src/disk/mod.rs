@@ -1,0 +1,1 @@
+//! What a store needs of a file system.

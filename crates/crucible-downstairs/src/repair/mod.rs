@@ -1,0 +1,1 @@
+//! Extents from and for other region servers.
