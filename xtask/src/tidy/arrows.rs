@@ -112,13 +112,42 @@ const TERMINAL: &[&str] = &[
     "dsc",
     "crutest",
     "crucible-downstairs",
+    "crucible-upstairs",
     "sim",
     "fuzz",
     "benches",
     "xtask",
 ];
 
+/// Crates with sockets of their own.
+const NETWORK: &[&str] = &["crucible-upstairs", "crucible-downstairs", "dsc", "crutest"];
+
 const FOREIGN: &[Foreign] = &[
+    Foreign {
+        name: "tokio",
+        only: NETWORK,
+        why: "the drivers of the volume own the sockets",
+    },
+    Foreign {
+        name: "axum",
+        only: NETWORK,
+        why: "the drivers of the volume own the sockets",
+    },
+    Foreign {
+        name: "aws-lc-rs",
+        only: &["crucible-upstairs", "benches"],
+        why: "keys stay in crucible-upstairs/src/crypt",
+    },
+    Foreign {
+        name: "aes-gcm-siv",
+        only: &["crucible-upstairs", "benches"],
+        why: "keys stay in crucible-upstairs/src/crypt",
+    },
+    Foreign {
+        name: "rusqlite",
+        only: &["crucible-downstairs"],
+        why: "the old extent format is crucible-downstairs/src/store's business",
+    },
     Foreign {
         name: "clap",
         only: TERMINAL,
