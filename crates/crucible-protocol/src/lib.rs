@@ -14,12 +14,14 @@ pub mod error;
 pub mod geometry;
 pub mod ids;
 pub mod message;
+pub mod wire;
 
 pub use context::{BlockContext, EncryptionContext, ReadBlockContext};
 pub use error::{CrucibleError, NegotiationError};
 pub use geometry::{ExtentSize, Geometry, GeometryError, RegionDefinition};
 pub use ids::{BlockIndex, ClientId, ExtentId, JobId, ReconciliationId, SessionId, UpstairsId};
 pub use message::{ExtentState, Message, ReadResponseHeader, SessionKey, WriteHeader};
+pub use wire::{Decoder, SharedWrite, WireError, WriteKind};
 
 /// The version of the messages that this crate speaks.
 pub const MESSAGE_VERSION: u32 = 13;
