@@ -1,5 +1,6 @@
 //! How blocks make extents, and extents a region.
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{BlockIndex, ExtentId};
@@ -14,7 +15,7 @@ pub const EXTENT_BYTES_MAX: u64 = 1 << 29;
 pub const DATABASE_VERSION: u64 = 1;
 
 /// Size of an extent, as the wire and region.json give it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtentSize {
     /// In blocks.
     pub value: u64,
@@ -24,7 +25,7 @@ pub struct ExtentSize {
 
 /// What a region is: the content of region.json and of `RegionInfo`. Whatever a peer or a file says may stand
 /// here; [`RegionDefinition::geometry`] tells whether it can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionDefinition {
     /// In bytes.
     pub block_size: u64,

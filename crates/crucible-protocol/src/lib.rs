@@ -13,6 +13,7 @@ pub mod context;
 pub mod error;
 pub mod geometry;
 pub mod ids;
+pub mod layout;
 pub mod message;
 pub mod wire;
 
