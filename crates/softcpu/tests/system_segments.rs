@@ -778,3 +778,16 @@ fn questions_about_descriptors() {
         "#6 at 0 cs 0",
     );
 }
+
+#[test]
+fn code_that_may_only_be_executed_can_be_flushed_and_not_read() {
+    check(
+        Protected,
+        "
+        ea 07 80 00 00 80 00 ; jmp 0x80:0x8007
+        2e 0f ae 3d 00 80 00 00 ; clflush cs:[0x8000]
+        2e a0 00 80 00 00 ; mov al, cs:[0x8000]
+        ",
+        "#13(0) at f cs 80",
+    );
+}

@@ -7,7 +7,7 @@ use crate::fault::Trap;
 use crate::mmu::Intent;
 use crate::op::{Flow, Op};
 use crate::state::registers::{AH, RAX, RBX, RDX};
-use crate::state::{Width, flags};
+use crate::state::{Segment, Width, flags};
 use crate::tri;
 
 /// Register from register.
@@ -224,9 +224,12 @@ pub(crate) fn mem_from_segment(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// CLFLUSH and its family: a load's checks, nothing more.
+/// CLFLUSH and its family: a load's checks, nothing more; but code that may only be executed will do
+/// (SDM vol. 2A, CLFLUSH).
 pub(crate) fn touch(cpu: &mut Cpu, op: &Op) -> Flow {
-    let linear = tri!(cpu.linear(op, 1, Intent::Load));
+    let is_code = cpu.segments[op.segment() as usize].has(Segment::CODE);
+    let intent = if is_code { Intent::Fetch } else { Intent::Load };
+    let linear = tri!(cpu.linear(op, 1, intent));
     match cpu.probe(linear, 1, Intent::Load, op.segment()) {
         Ok(()) => Flow::Next,
         Err(Trap) => Flow::Fault,

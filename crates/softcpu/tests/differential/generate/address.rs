@@ -170,7 +170,8 @@ fn draw_segment_base(rng: &mut Prng, generated: &mut Generated, segment: Registe
         0x1000,
         DATA,
         DATA_HIGH,
-        0x7fff_0000_0000,
+        // Nothing is there on the host: not its stacks, which lie below the end of user addresses.
+        0x2aaa_0000_0000,
         0xffff_ffff_ffff_f000,
         0xfff,
     ]);
