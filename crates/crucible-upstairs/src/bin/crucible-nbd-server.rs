@@ -1,0 +1,3 @@
+//! Serves a volume to NBD clients.
+
+fn main() {}
