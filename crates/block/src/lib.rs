@@ -7,7 +7,7 @@
 //!
 //! Start at [`Disk`]. Reading order: `request` (the contract with devices) → `disk`, `attach` (handles)
 //! → `pump` (one turn of a queue), `slots`, `doorbell` → `engine` (what a backend offers), `transfer` →
-//! the backends → `limit`, `stats`.
+//! the backends → `limit`, `stats`; `nbd` is a consumer that comes with the house.
 //!
 //! Never here: a device's registers or status codes; a runtime; the volume's protocol, which comes as
 //! one more [`Backend`] from above.
@@ -43,6 +43,8 @@ mod faulty;
 mod limit;
 
 mod stats;
+
+pub mod nbd;
 
 pub mod testkit;
 

@@ -320,3 +320,9 @@ pub fn fuzz_requests(data: &[u8]) -> (usize, usize) {
     }
     source.progress()
 }
+
+/// Plays the NBD server to arbitrary bytes, without sockets: for fuzzing. Returns how many requests were
+/// understood. Errors: the promise of the protocol's rules that was broken.
+pub fn fuzz_nbd(data: &[u8]) -> Result<usize, String> {
+    crate::nbd::probe::converse(data)
+}

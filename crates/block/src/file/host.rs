@@ -504,7 +504,7 @@ fn device_size(mut file: &File) -> IoResult<u64> {
 }
 
 /// The memory of a slice, for the system's vectored calls.
-pub(super) fn vector_of(slice: &GuestSlice<'_>) -> libc::iovec {
+pub(crate) fn vector_of(slice: &GuestSlice<'_>) -> libc::iovec {
     libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
@@ -512,7 +512,7 @@ pub(super) fn vector_of(slice: &GuestSlice<'_>) -> libc::iovec {
 }
 
 /// What is left of `vectors` when the first `moved` bytes are done.
-pub(super) fn advance(vectors: &mut [libc::iovec], mut moved: usize) -> &mut [libc::iovec] {
+pub(crate) fn advance(vectors: &mut [libc::iovec], mut moved: usize) -> &mut [libc::iovec] {
     let mut whole = 0;
     for vector in vectors.iter() {
         if moved < vector.iov_len {

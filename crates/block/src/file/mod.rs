@@ -22,6 +22,7 @@ use crate::engine::{Backend, DirectEngine, Engine, EngineSetup, Medium};
 use crate::info::DiskInfo;
 
 use host::HostFile;
+pub(crate) use host::{advance, vector_of};
 use pool::{Pool, PoolEngine};
 
 /// How requests reach the file.
