@@ -235,7 +235,8 @@ impl Fleet {
         self.random_stop_at = self.random_stop.enabled.then(|| {
             let RandomStop { min_s, max_s, .. } = self.random_stop;
             let spread_ms = (max_s - min_s).saturating_mul(1000);
-            let pause_ms = min_s.saturating_mul(1000) + self.draws.below(spread_ms.max(1));
+            let drawn_ms = self.draws.below(spread_ms.max(1));
+            let pause_ms = min_s.saturating_mul(1000).saturating_add(drawn_ms);
             // A pause of no length would leave the driver no time for anything else.
             now.after(Span::from_millis(pause_ms.max(1)))
         });
