@@ -1,0 +1,246 @@
+//! The handle that everybody uses, and what it may stand for.
+//!
+//! A [`Volume`] is cheap to clone. Its methods come as futures and, under `_blocking`, for threads that have no
+//! runtime; devices use [`Volume::submit`] by batches. How much is under way is bounded by permits, for all clones
+//! together; who asks for more waits.
+
+mod wait;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use crucible_protocol::BlockIndex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::core::{Answer, Command, Plain, ReplaceResult, Request, VolumeError};
+use crate::drive::{Region, Setup, StartError};
+use crate::store::{Ask, Insight, Outcome, Reply, Shape, Store, Submission};
+
+pub use wait::block_on;
+
+/// Bytes that one unit of the permits stands for.
+const UNIT: usize = 4 << 10;
+/// Units of all requests together: 64 MiB, or 16384 requests that are no larger than one.
+const UNITS: usize = (64 << 20) / UNIT;
+
+/// Blocks to read, write and flush.
+#[derive(Clone)]
+pub struct Volume {
+    root: Arc<dyn Store>,
+    regions: Arc<[Arc<Region>]>,
+    gate: Arc<Semaphore>,
+}
+
+/// Room for one more request; comes back when it is dropped.
+#[derive(Debug)]
+pub struct Permit(OwnedSemaphorePermit);
+
+impl Permit {
+    /// A reply that holds it.
+    pub fn reply(self, sink: Arc<dyn crate::store::Sink>, tag: u64) -> Reply {
+        Reply::sink(sink, tag, Some(self.0))
+    }
+}
+
+impl Volume {
+    /// One set of three region servers.
+    pub fn region(setup: Setup) -> Result<Self, StartError> {
+        let region = Region::start(setup)?;
+        Ok(Self::over(region.clone(), vec![region]))
+    }
+
+    /// Any store, and the regions that are part of it.
+    pub fn over(root: Arc<dyn Store>, regions: Vec<Arc<Region>>) -> Self {
+        Self {
+            root,
+            regions: regions.into(),
+            gate: Arc::new(Semaphore::new(UNITS)),
+        }
+    }
+
+    /// The sets of region servers in it, in the order of their blocks; those of a read-only parent come last.
+    pub fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
+    }
+
+    /// Block size, number of blocks, whether it may be written. `None` before the first activation, where the
+    /// configuration does not say.
+    pub fn shape(&self) -> Option<Shape> {
+        self.root.shape()
+    }
+
+    /// What each set of region servers tells of itself.
+    pub async fn insights(&self) -> Vec<Insight> {
+        let mut all = Vec::new();
+        for region in self.regions.iter() {
+            all.extend(region.insight().await.map(|insight| *insight));
+        }
+        all
+    }
+
+    fn units(bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).clamp(1, UNITS)).unwrap_or(1)
+    }
+
+    /// Room for a request of this many bytes, if there is any now.
+    pub fn try_permit(&self, bytes: usize) -> Option<Permit> {
+        let permit = self.gate.clone().try_acquire_many_owned(Self::units(bytes));
+        permit.ok().map(Permit)
+    }
+
+    /// Room for a request of this many bytes.
+    pub async fn permit(&self, bytes: usize) -> Result<Permit, VolumeError> {
+        let permit = self.gate.clone().acquire_many_owned(Self::units(bytes));
+        permit.await.map(Permit).map_err(|_| VolumeError::ShutDown)
+    }
+
+    /// Takes all of `batch`, in order; answers go to the sinks, in any order. Each submission should hold a
+    /// [`Permit`].
+    pub fn submit(&self, batch: &mut Vec<Submission>) {
+        self.root.submit(batch);
+    }
+
+    async fn ask(&self, ask: Ask, bytes: usize) -> Outcome {
+        let permit = match &ask {
+            Ask::Request(_) => Some(self.permit(bytes).await?.0),
+            Ask::Command(_) => None,
+        };
+        let (reply, answer) = Reply::channel(permit);
+        self.root.submit(&mut vec![Submission { ask, reply }]);
+        answer.await.unwrap_or(Err(VolumeError::ShutDown))
+    }
+
+    /// Reads `count` blocks from `start` on.
+    pub async fn read(&self, start: BlockIndex, count: u64) -> Result<Plain, VolumeError> {
+        let size = self.root.shape().map_or(0, |shape| shape.block_size);
+        let bytes = usize::try_from(count.saturating_mul(u64::from(size))).unwrap_or(usize::MAX);
+        match self
+            .ask(Ask::Request(Request::Read { start, count }), bytes)
+            .await?
+        {
+            Answer::Read(plain) => Ok(plain),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes whole blocks from `start` on. When this returns, every later read sees them; they are durable after
+    /// the next flush. `data` is sealed where it is, without a copy.
+    pub async fn write(&self, start: BlockIndex, data: BytesMut) -> Result<(), VolumeError> {
+        let bytes = data.len();
+        let request = Request::Write { start, data };
+        self.ask(Ask::Request(request), bytes).await.map(drop)
+    }
+
+    /// Writes those of these blocks that were never written.
+    pub async fn write_unwritten(
+        &self,
+        start: BlockIndex,
+        data: BytesMut,
+    ) -> Result<(), VolumeError> {
+        let bytes = data.len();
+        let request = Request::WriteUnwritten { start, data };
+        self.ask(Ask::Request(request), bytes).await.map(drop)
+    }
+
+    /// Makes all durable that was written before; with a name, also makes a snapshot of it.
+    pub async fn flush(&self, snapshot: Option<String>) -> Result<(), VolumeError> {
+        self.ask(Ask::Request(Request::Flush { snapshot }), 0)
+            .await
+            .map(drop)
+    }
+
+    /// Connects, and takes the volume over from whoever has it with a lower generation. `None`: the generation
+    /// that the volume was made with.
+    pub async fn activate(&self, generation: Option<u64>) -> Result<Shape, VolumeError> {
+        let generation = generation.unwrap_or(0);
+        self.ask(Ask::Command(Command::Activate { generation }), 0)
+            .await?;
+        self.root.shape().ok_or(VolumeError::Inactive)
+    }
+
+    /// Flushes, and lets go.
+    pub async fn deactivate(&self) -> Result<(), VolumeError> {
+        self.ask(Ask::Command(Command::Deactivate), 0)
+            .await
+            .map(drop)
+    }
+
+    /// Puts the region server `new` in the place of `old`, and brings it up to date.
+    pub async fn replace(
+        &self,
+        old: SocketAddr,
+        new: SocketAddr,
+    ) -> Result<ReplaceResult, VolumeError> {
+        match self
+            .ask(Ask::Command(Command::Replace { old, new }), 0)
+            .await?
+        {
+            Answer::Replace(result) => Ok(result),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Lets go at once, without a flush. What has no answer yet gets an error.
+    pub async fn shut_down(&self) -> Result<(), VolumeError> {
+        self.ask(Ask::Command(Command::ShutDown), 0).await.map(drop)
+    }
+
+    /// [`Volume::read`], for threads without a runtime.
+    pub fn read_blocking(&self, start: BlockIndex, count: u64) -> Result<Plain, VolumeError> {
+        block_on(self.read(start, count))
+    }
+
+    /// [`Volume::write`], for threads without a runtime.
+    pub fn write_blocking(&self, start: BlockIndex, data: BytesMut) -> Result<(), VolumeError> {
+        block_on(self.write(start, data))
+    }
+
+    /// [`Volume::write_unwritten`], for threads without a runtime.
+    pub fn write_unwritten_blocking(
+        &self,
+        start: BlockIndex,
+        data: BytesMut,
+    ) -> Result<(), VolumeError> {
+        block_on(self.write_unwritten(start, data))
+    }
+
+    /// [`Volume::flush`], for threads without a runtime.
+    pub fn flush_blocking(&self, snapshot: Option<String>) -> Result<(), VolumeError> {
+        block_on(self.flush(snapshot))
+    }
+
+    /// [`Volume::activate`], for threads without a runtime.
+    pub fn activate_blocking(&self, generation: Option<u64>) -> Result<Shape, VolumeError> {
+        block_on(self.activate(generation))
+    }
+
+    /// [`Volume::deactivate`], for threads without a runtime.
+    pub fn deactivate_blocking(&self) -> Result<(), VolumeError> {
+        block_on(self.deactivate())
+    }
+
+    /// [`Volume::replace`], for threads without a runtime.
+    pub fn replace_blocking(
+        &self,
+        old: SocketAddr,
+        new: SocketAddr,
+    ) -> Result<ReplaceResult, VolumeError> {
+        block_on(self.replace(old, new))
+    }
+}
+
+/// A store that answers something else than it was asked has a fault; the request may be made again.
+fn unexpected(answer: &Answer) -> VolumeError {
+    tracing::error!(?answer, "an answer to another question");
+    VolumeError::Full
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Volume")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
