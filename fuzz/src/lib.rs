@@ -8,6 +8,7 @@
 
 pub mod breed;
 pub mod campaign;
+mod crucible;
 
 use devices::testkit::{nvme_fuzz, platform_fuzz, virtio_fuzz};
 use softcpu::testkit::{Mode, run_arbitrary};
@@ -40,6 +41,15 @@ pub const TARGETS: &[Target] = &[
         run: |bytes| {
             let (fetched, answered) = block::testkit::fuzz_requests(bytes);
             assert_eq!(fetched, answered, "requests fetched, requests answered");
+        },
+    },
+    Target {
+        name: "nbd",
+        about: "what a client says to an NBD export",
+        seeds: NBD_SEEDS,
+        run: |bytes| {
+            let kept = block::testkit::fuzz_nbd(bytes);
+            assert!(kept.is_ok(), "{kept:?}");
         },
     },
     Target {
@@ -90,6 +100,46 @@ pub const TARGETS: &[Target] = &[
         seeds: CONFIG_SEEDS,
         run: config,
     },
+    Target {
+        name: "crucible-frames",
+        about: "a connection of a volume, cut anywhere",
+        seeds: crucible::FRAME_SEEDS,
+        run: crucible::frames,
+    },
+    Target {
+        name: "crucible-message",
+        about: "the fields of one message of a volume",
+        seeds: crucible::MESSAGE_SEEDS,
+        run: crucible::message,
+    },
+    Target {
+        name: "crucible-region",
+        about: "the text of region.json",
+        seeds: crucible::REGION_SEEDS,
+        run: crucible::region,
+    },
+    Target {
+        name: "crucible-extent",
+        about: "slots, bitmap and metadata of an extent file",
+        seeds: crucible::EXTENT_SEEDS,
+        run: crucible::extent,
+    },
+];
+
+/// Conversations: the shape of the disk, flags, options, requests.
+const NBD_SEEDS: &[&[u8]] = &[
+    // Structured replies, GO, a read, a flush.
+    b"\x18\0\0\0\x03IHAVEOPT\0\0\0\x08\0\0\0\0IHAVEOPT\0\0\0\x07\0\0\0\x08\0\0\0\0\0\x01\0\x03\
+      \x25\x60\x95\x13\0\0\0\0ABCDEFGH\0\0\0\0\0\0\x01\0\0\0\x02\0\
+      \x25\x60\x95\x13\0\0\0\x03ABCDEFGI\0\0\0\0\0\0\0\0\0\0\0\0",
+    // The old way in, zeroes, a trim, goodbye.
+    b"\x08\0\0\0\x01IHAVEOPT\0\0\0\x01\0\0\0\x04disk\
+      \x25\x60\x95\x13\0\x03\0\x06ABCDEFGH\0\0\0\0\0\0\x02\0\0\0\x02\0\
+      \x25\x60\x95\x13\0\0\0\x04ABCDEFGI\0\0\0\0\0\0\x02\0\0\0\x02\0\
+      \x25\x60\x95\x13\0\0\0\x02ABCDEFGJ\0\0\0\0\0\0\0\0\0\0\0\0",
+    // A list, a question for metadata contexts, an end.
+    b"\0\0\0\0\x03IHAVEOPT\0\0\0\x03\0\0\0\0IHAVEOPT\0\0\0\x0a\0\0\0\x0c\0\0\0\x04disk\0\0\0\0\
+      IHAVEOPT\0\0\0\x02\0\0\0\0",
 ];
 
 /// Bytes that are read as steps: lengths matter more than content.
