@@ -33,6 +33,8 @@ pub struct Shape {
     pub blocks: u64,
     /// Writes are refused.
     pub read_only: bool,
+    /// Blocks travel, and are kept, sealed.
+    pub encrypted: bool,
 }
 
 impl Shape {
@@ -57,7 +59,7 @@ impl Shape {
     /// How many blocks `bytes` are.
     pub fn whole_blocks(&self, bytes: usize) -> Result<u64, VolumeError> {
         let (length, size) = (bytes as u64, u64::from(self.block_size));
-        if size > 0 && length % size == 0 {
+        if size > 0 && length.is_multiple_of(size) {
             return Ok(length / size);
         }
         Err(VolumeError::NotWholeBlocks {

@@ -83,7 +83,7 @@ impl Envelope {
         contexts: &mut Vec<BlockContext>,
     ) -> Result<(), SealError> {
         let length = data.len();
-        if block_size == 0 || length % block_size != 0 {
+        if block_size == 0 || !length.is_multiple_of(block_size) {
             return Err(SealError::Length { length, block_size });
         }
         contexts.reserve(length / block_size);

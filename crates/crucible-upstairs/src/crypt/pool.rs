@@ -138,7 +138,7 @@ impl<T: Send + 'static> Crypt<T> {
         block_size: usize,
         mut data: BytesMut,
     ) -> Option<(T, Result<Sealed, SealError>)> {
-        let whole = block_size > 0 && data.len() % block_size == 0;
+        let whole = block_size > 0 && data.len().is_multiple_of(block_size);
         if !whole || data.len() <= INLINE_BYTES || !self.has_room(data.len()) {
             let mut contexts = Vec::new();
             let result = self

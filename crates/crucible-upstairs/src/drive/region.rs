@@ -13,10 +13,10 @@ use super::driver::Driver;
 use super::intake::Intake;
 use super::tls::{TlsClient, TlsError};
 use crate::control;
-use crate::core::{Config, Upstairs};
+use crate::core::{Command, Config, Upstairs};
 use crate::crypt::{Crypt, Envelope, Key};
 use crate::options::{CrucibleOpts, OptionsError};
-use crate::store::{Insight, Shape, Store, Submission};
+use crate::store::{Ask, Insight, Shape, Store, Submission};
 
 /// A set of three region servers in use. Ends, without a flush, when it is dropped: deactivate first.
 pub struct Region {
@@ -35,7 +35,7 @@ pub struct Setup {
     pub key: Option<Key>,
     /// Connections are TLS.
     pub tls: Option<TlsClient>,
-    /// The generation that a volume activates it with when it is told no other.
+    /// The generation that it is activated with when it is told none (that is, 0).
     pub generation: u64,
     /// Where to answer HTTP.
     pub control: Option<SocketAddr>,
@@ -64,6 +64,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(super) struct Known {
     read_only: bool,
+    encrypted: bool,
     geometry: Mutex<Option<Geometry>>,
 }
 
@@ -140,6 +141,7 @@ impl Region {
         let intake = Arc::new(Intake::default());
         let known = Arc::new(Known {
             read_only: config.read_only,
+            encrypted: config.encrypted,
             geometry: Mutex::new(config.geometry),
         });
         let region = Arc::new(Self {
@@ -192,6 +194,14 @@ impl Region {
 
 impl Store for Region {
     fn submit(&self, batch: &mut Vec<Submission>) {
+        for submission in batch.iter_mut() {
+            if let Ask::Command(Command::Activate {
+                generation: generation @ 0,
+            }) = &mut submission.ask
+            {
+                *generation = self.generation;
+            }
+        }
         self.intake.submit(batch);
     }
 
@@ -205,6 +215,7 @@ impl Store for Region {
             block_size: geometry.block_size(),
             blocks: geometry.block_count(),
             read_only: self.known.read_only,
+            encrypted: self.known.encrypted,
         })
     }
 }

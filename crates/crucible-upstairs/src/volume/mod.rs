@@ -3,7 +3,18 @@
 //! A [`Volume`] is cheap to clone. Its methods come as futures and, under `_blocking`, for threads that have no
 //! runtime; devices use [`Volume::submit`] by batches. How much is under way is bounded by permits, for all clones
 //! together; who asks for more waits.
+//!
+//! Reading order: this file, `wait`, `build` (from a construction request), `composite` and `join` (several stores
+//! as one), `scrub`, then the leaves besides [`Region`]: `leaf` (what they share), `memory`, `file`, `url`.
 
+mod build;
+mod composite;
+mod file;
+mod join;
+mod leaf;
+mod memory;
+mod scrub;
+mod url;
 mod wait;
 
 use std::fmt;
@@ -18,6 +29,13 @@ use crate::core::{Answer, Command, Plain, ReplaceResult, Request, VolumeError};
 use crate::drive::{Region, Setup, StartError};
 use crate::store::{Ask, Insight, Outcome, Reply, Shape, Store, Submission};
 
+pub use build::BuildError;
+pub use composite::Composite;
+pub use file::FileLeaf;
+pub use leaf::{Direct, Leaf, Threads};
+pub use memory::MemoryLeaf;
+pub use scrub::{ScrubOptions, ScrubProgress};
+pub use url::{UrlError, UrlLeaf};
 pub use wait::block_on;
 
 /// Bytes that one unit of the permits stands for.
@@ -30,6 +48,8 @@ const UNITS: usize = (64 << 20) / UNIT;
 pub struct Volume {
     root: Arc<dyn Store>,
     regions: Arc<[Arc<Region>]>,
+    /// What has a parent to be scrubbed, if anything has.
+    composite: Option<Arc<Composite>>,
     gate: Arc<Semaphore>,
 }
 
@@ -51,11 +71,25 @@ impl Volume {
         Ok(Self::over(region.clone(), vec![region]))
     }
 
+    /// A volume in memory, for tests and for what nobody keeps.
+    pub fn in_memory(leaf: MemoryLeaf) -> Self {
+        Self::over(Arc::new(Direct(leaf)), Vec::new())
+    }
+
+    /// Parts under one roof.
+    pub fn composed(composite: Composite, regions: Vec<Arc<Region>>) -> Self {
+        let composite = Arc::new(composite);
+        let mut volume = Self::over(composite.clone(), regions);
+        volume.composite = Some(composite);
+        volume
+    }
+
     /// Any store, and the regions that are part of it.
     pub fn over(root: Arc<dyn Store>, regions: Vec<Arc<Region>>) -> Self {
         Self {
             root,
             regions: regions.into(),
+            composite: None,
             gate: Arc::new(Semaphore::new(UNITS)),
         }
     }

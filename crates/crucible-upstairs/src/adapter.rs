@@ -1,0 +1,434 @@
+//! A volume as a disk for devices and exports: a [`block::Backend`].
+//!
+//! The queue's worker copies guest bytes into the buffer that they are sealed in and sent from, and hands whole
+//! batches over; answers gather until the worker is rung, once a turn. Requests are cut into parts of [`PART_BYTES`],
+//! which wait here, uncopied, while the volume has no room.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use block::request::{Operation, Outcome, Request as DiskRequest, Segment, Token};
+use block::{Backend, Batch, Completion, DiskInfo, Doorbell, Engine, EngineSetup};
+use bytes::BytesMut;
+use crucible_protocol::BlockIndex;
+use vm_types::{Clock, Execution, GuestMemory, Moment, Span};
+
+use crate::core::{Answer, Request, VolumeError};
+use crate::store::{self, Ask, Shape, Sink, Submission};
+use crate::volume::Volume;
+
+/// Largest part that a request is cut into. Parts are sealed and sent side by side.
+const PART_BYTES: u64 = 1 << 20;
+/// While other queues have all the room, this often is looked for some.
+const LOOK_EVERY: Span = Span::from_millis(1);
+/// Inline, the guest's thread waits for its answers; it looks again this often.
+const WAIT_INLINE: Duration = Duration::from_secs(1);
+
+/// An active volume as a disk. Size and block size are those of its activation.
+#[derive(Debug)]
+pub struct VolumeDisk {
+    volume: Volume,
+    shape: Shape,
+}
+
+impl VolumeDisk {
+    /// A disk over `volume`, which has been activated. `None`: it has not, and nothing says how large it is.
+    pub fn new(volume: Volume) -> Option<Self> {
+        let shape = volume.shape()?;
+        Some(Self { volume, shape })
+    }
+}
+
+impl Backend for VolumeDisk {
+    fn info(&self) -> DiskInfo {
+        DiskInfo {
+            read_only: self.shape.read_only,
+            // Zeroes are stored as holes where blocks are plain. Sealed, they are bytes like all others, and a
+            // guest that discards would pay for nothing.
+            discard: !self.shape.encrypted,
+            write_zeroes: true,
+            volatile_cache: true,
+            ..DiskInfo::new(self.shape.block_size, self.shape.bytes())
+        }
+    }
+
+    fn engine(&self, setup: EngineSetup) -> io::Result<Box<dyn Engine>> {
+        Ok(Box::new(VolumeEngine::new(self, setup)))
+    }
+}
+
+/// One queue's way to the volume.
+struct VolumeEngine {
+    volume: Volume,
+    shape: Shape,
+    clock: Clock,
+    inline: bool,
+    inbox: Arc<Inbox>,
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    /// Parts that wait for room, first come, first served.
+    waiting: VecDeque<Part>,
+    batch: Vec<Submission>,
+    arrived: Vec<(u64, store::Outcome)>,
+    memory: Option<GuestMemory>,
+}
+
+/// A request that is under way.
+struct Slot {
+    token: Token,
+    operation: Operation,
+    offset: u64,
+    durable: bool,
+    segments: Vec<Segment>,
+    /// Parts without an answer, those that wait included.
+    left: u64,
+    failed: Option<Outcome>,
+    /// All parts are there; what is left is the flush that makes them durable.
+    flushing: bool,
+}
+
+/// One part of a request.
+struct Part {
+    slot: usize,
+    /// Bytes from the beginning of the request.
+    at: u64,
+    /// In bytes; 0 is a flush.
+    length: u64,
+}
+
+/// Answers, until the worker comes for them. A tag holds the slot, above, and the number of the part.
+struct Inbox {
+    answers: Mutex<Vec<(u64, store::Outcome)>>,
+    doorbell: Arc<Doorbell>,
+    /// For a guest's thread that waits for its answers.
+    inline: Option<Condvar>,
+}
+
+const PART_BITS: u32 = 32;
+
+impl Sink for Inbox {
+    fn complete(&self, tag: u64, outcome: store::Outcome) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.push((tag, outcome));
+    }
+
+    fn rest(&self) {
+        match &self.inline {
+            Some(arrived) => arrived.notify_all(),
+            None => self.doorbell.ring(),
+        }
+    }
+}
+
+impl VolumeEngine {
+    fn new(disk: &VolumeDisk, setup: EngineSetup) -> Self {
+        let inline = setup.execution == Execution::Inline;
+        Self {
+            volume: disk.volume.clone(),
+            shape: disk.shape,
+            clock: setup.clock,
+            inline,
+            inbox: Arc::new(Inbox {
+                answers: Mutex::default(),
+                doorbell: setup.doorbell,
+                inline: inline.then(Condvar::new),
+            }),
+            slots: Vec::with_capacity(setup.depth as usize),
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            batch: Vec::new(),
+            arrived: Vec::new(),
+            memory: None,
+        }
+    }
+
+    /// Enters a request and its parts, which wait for [`VolumeEngine::start`].
+    fn enter(&mut self, request: &DiskRequest, segments: &[Segment]) {
+        let flush = request.operation == Operation::Flush;
+        let parts = if flush {
+            1
+        } else {
+            request.length.div_ceil(PART_BYTES)
+        };
+        let content = Slot {
+            token: request.token,
+            operation: request.operation,
+            offset: request.offset,
+            durable: request.durable,
+            segments: segments.to_vec(),
+            left: parts,
+            failed: None,
+            flushing: flush,
+        };
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        match self.slots.get_mut(slot) {
+            Some(place) => *place = Some(content),
+            None => self.slots.push(Some(content)),
+        }
+        if parts == 0 {
+            // Nothing to move; the answer comes by the same way as all others.
+            self.arrived
+                .push(((slot as u64) << PART_BITS, Ok(Answer::Written)));
+        }
+        for number in 0..parts {
+            let at = number * PART_BYTES;
+            let length = if flush {
+                0
+            } else {
+                PART_BYTES.min(request.length - at)
+            };
+            self.waiting.push_back(Part { slot, at, length });
+        }
+    }
+
+    /// Submits parts while there is room.
+    fn start(&mut self) {
+        while let Some(part) = self.waiting.front() {
+            let Some(permit) = self.volume.try_permit(part.length as usize) else {
+                break;
+            };
+            let Some(part) = self.waiting.pop_front() else {
+                break;
+            };
+            let tag = ((part.slot as u64) << PART_BITS) | (part.at / PART_BYTES);
+            match self.request_of(&part) {
+                Ok(request) => self.batch.push(Submission {
+                    ask: Ask::Request(request),
+                    reply: permit.reply(self.inbox.clone(), tag),
+                }),
+                Err(outcome) => {
+                    if let Some(Some(slot)) = self.slots.get_mut(part.slot) {
+                        slot.failed = slot.failed.or(Some(outcome));
+                    }
+                    self.arrived.push((tag, Ok(Answer::Written)));
+                }
+            }
+        }
+        if !self.batch.is_empty() {
+            self.volume.submit(&mut self.batch);
+        }
+    }
+
+    fn request_of(&self, part: &Part) -> Result<Request, Outcome> {
+        let slot = self.slots.get(part.slot).and_then(Option::as_ref);
+        let slot = slot.ok_or(Outcome::Abandoned)?;
+        if part.length == 0 {
+            return Ok(Request::Flush { snapshot: None });
+        }
+        let size = u64::from(self.shape.block_size);
+        let start = BlockIndex((slot.offset + part.at) / size);
+        let count = part.length / size;
+        match slot.operation {
+            Operation::Read | Operation::Compare | Operation::Verify => {
+                Ok(Request::Read { start, count })
+            }
+            Operation::Discard | Operation::WriteZeroes { .. } => Ok(Request::Write {
+                start,
+                data: BytesMut::zeroed(part.length as usize),
+            }),
+            Operation::Write => {
+                let mut data = BytesMut::zeroed(part.length as usize);
+                let memory = self.memory.as_ref().ok_or(Outcome::GuestMemory)?;
+                let mut done = 0;
+                for piece in pieces(&slot.segments, part.at, part.length) {
+                    let piece = piece?;
+                    let end = done + piece.length as usize;
+                    let into = data.get_mut(done..end).ok_or(Outcome::GuestMemory)?;
+                    memory
+                        .read(piece.address, into)
+                        .map_err(|_| Outcome::GuestMemory)?;
+                    done = end;
+                }
+                Ok(Request::Write { start, data })
+            }
+            Operation::Flush => Ok(Request::Flush { snapshot: None }),
+        }
+    }
+
+    /// Takes answers; finished requests go to `done`.
+    fn collect(&mut self, done: &mut Vec<Completion>) {
+        loop {
+            let mut arrived = std::mem::take(&mut self.arrived);
+            {
+                let answers = self.inbox.answers.lock();
+                arrived.append(&mut answers.unwrap_or_else(PoisonError::into_inner));
+            }
+            if arrived.is_empty() {
+                self.arrived = arrived;
+                return;
+            }
+            for (tag, outcome) in arrived.drain(..) {
+                self.collect_one(tag, outcome, done);
+            }
+            // Durable writes wait for their flush, and parts may have found room.
+            self.start();
+        }
+    }
+
+    fn collect_one(&mut self, tag: u64, outcome: store::Outcome, done: &mut Vec<Completion>) {
+        let number = (tag >> PART_BITS) as usize;
+        let at = (tag & u64::from(u32::MAX)) * PART_BYTES;
+        let Some(place) = self.slots.get_mut(number) else {
+            return;
+        };
+        let Some(slot) = place else { return };
+        slot.left = slot.left.saturating_sub(1);
+        let moved = match outcome {
+            Ok(Answer::Read(plain)) => deliver(self.memory.as_ref(), slot, at, &plain.data),
+            Ok(_) => Ok(()),
+            Err(error) => Err(outcome_of(&error, slot.operation)),
+        };
+        if let Err(outcome) = moved {
+            slot.failed = slot.failed.or(Some(outcome));
+        }
+        if slot.left > 0 {
+            return;
+        }
+        if slot.durable && !slot.flushing && slot.failed.is_none() {
+            slot.flushing = true;
+            slot.left = 1;
+            // Before all others: nothing of this request is left to wait for.
+            self.waiting.push_front(Part {
+                slot: number,
+                at: 0,
+                length: 0,
+            });
+            return;
+        }
+        let (token, outcome) = (slot.token, slot.failed.unwrap_or(Outcome::Ok));
+        *place = None;
+        self.free.push(number);
+        done.push(Completion { token, outcome });
+    }
+
+    /// Inline: all answers, before the guest goes on. Waits as long as the volume takes.
+    fn wait_for_all(&mut self, done: &mut Vec<Completion>) {
+        loop {
+            self.collect(done);
+            if self.free.len() == self.slots.len() {
+                return;
+            }
+            self.start();
+            if let Some(arrived) = &self.inbox.inline {
+                let answers = self.inbox.answers.lock();
+                let answers = answers.unwrap_or_else(PoisonError::into_inner);
+                if answers.is_empty() {
+                    // Waking early is allowed.
+                    let waited = arrived.wait_timeout(answers, WAIT_INLINE);
+                    drop(waited.unwrap_or_else(PoisonError::into_inner));
+                }
+            }
+        }
+    }
+}
+
+impl Engine for VolumeEngine {
+    fn submit(&mut self, batch: &Batch, memory: &GuestMemory, done: &mut Vec<Completion>) {
+        if self.memory.is_none() {
+            self.memory = Some(memory.clone());
+        }
+        for request in &batch.requests {
+            self.enter(request, batch.segments_of(request));
+            if self.inline {
+                // One by one, so that two runs are alike.
+                self.start();
+                self.wait_for_all(done);
+            }
+        }
+        self.start();
+        self.collect(done);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) {
+        self.collect(done);
+        self.start();
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        (!self.waiting.is_empty()).then(|| self.clock.now().after(LOOK_EVERY))
+    }
+}
+
+/// Puts what was read where it belongs.
+fn deliver(memory: Option<&GuestMemory>, slot: &Slot, at: u64, data: &[u8]) -> Result<(), Outcome> {
+    let compare = match slot.operation {
+        Operation::Read => false,
+        Operation::Compare => true,
+        _ => return Ok(()),
+    };
+    let memory = memory.ok_or(Outcome::GuestMemory)?;
+    let mut done = 0;
+    let mut guest = Vec::new();
+    for piece in pieces(&slot.segments, at, data.len() as u64) {
+        let piece = piece?;
+        let end = done + piece.length as usize;
+        let from = data.get(done..end).ok_or(Outcome::ReadFailed)?;
+        if compare {
+            guest.resize(from.len(), 0);
+            memory
+                .read(piece.address, &mut guest)
+                .map_err(|_| Outcome::GuestMemory)?;
+            if guest != from {
+                return Err(Outcome::Miscompare);
+            }
+        } else {
+            memory
+                .write(piece.address, from)
+                .map_err(|_| Outcome::GuestMemory)?;
+        }
+        done = end;
+    }
+    Ok(())
+}
+
+/// The guest memory that bytes `at..at + length` of a request lie in.
+fn pieces(
+    segments: &[Segment],
+    at: u64,
+    length: u64,
+) -> impl Iterator<Item = Result<Segment, Outcome>> + '_ {
+    let end = at.saturating_add(length);
+    let mut begin = 0_u64;
+    segments.iter().filter_map(move |segment| {
+        let (first, last) = (begin, begin + u64::from(segment.length));
+        begin = last;
+        let (from, to) = (first.max(at), last.min(end));
+        (from < to).then(|| {
+            let address = segment.address.0.checked_add(from - first);
+            Ok(Segment {
+                address: vm_types::GuestAddress(address.ok_or(Outcome::GuestMemory)?),
+                length: (to - from) as u32,
+            })
+        })
+    })
+}
+
+/// What a guest learns of an error.
+fn outcome_of(error: &VolumeError, operation: Operation) -> Outcome {
+    match error {
+        VolumeError::ReadOnly => Outcome::ReadOnly,
+        VolumeError::OutOfRange { .. } | VolumeError::NotWholeBlocks { .. } => Outcome::OutOfRange,
+        VolumeError::Full => Outcome::Retry,
+        _ if matches!(
+            operation,
+            Operation::Read | Operation::Compare | Operation::Verify
+        ) =>
+        {
+            Outcome::ReadFailed
+        }
+        _ => Outcome::WriteFailed,
+    }
+}
+
+impl fmt::Debug for VolumeEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolumeEngine")
+            .field("shape", &self.shape)
+            .field("in_flight", &(self.slots.len() - self.free.len()))
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
