@@ -210,7 +210,7 @@ mod tests {
         let data = root + u16_at(image, 17) * 32;
         let next = |cluster: usize| {
             let pair = u16_at(image, fat_start + cluster * 3 / 2);
-            if cluster % 2 == 0 {
+            if cluster.is_multiple_of(2) {
                 pair & 0xfff
             } else {
                 pair >> 4

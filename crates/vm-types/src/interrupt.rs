@@ -50,13 +50,13 @@ impl IrqLine {
 
     /// Drives the line high (`true`) or low. Only changes are passed on.
     pub fn set(&self, level: bool) {
-        if self.0.level.swap(level, Ordering::SeqCst) != level {
-            if let Some(sink) = &self.0.sink {
-                if level {
-                    sink.raise(self.0.pin)
-                } else {
-                    sink.lower(self.0.pin)
-                }
+        if self.0.level.swap(level, Ordering::SeqCst) != level
+            && let Some(sink) = &self.0.sink
+        {
+            if level {
+                sink.raise(self.0.pin)
+            } else {
+                sink.lower(self.0.pin)
             }
         }
     }

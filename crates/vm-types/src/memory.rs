@@ -331,11 +331,11 @@ impl GuestMemory {
             if dirty.load(Ordering::Relaxed) & bit == 0 {
                 dirty.fetch_or(bit, Ordering::Relaxed);
             }
-            if region.watched[page / 64].load(Ordering::Relaxed) & bit != 0 {
-                if let Some(listener) = self.inner.listener.get() {
-                    let address = region.range.start.unchecked_add(page as u64 * PAGE_SIZE);
-                    listener.page_written(address);
-                }
+            if region.watched[page / 64].load(Ordering::Relaxed) & bit != 0
+                && let Some(listener) = self.inner.listener.get()
+            {
+                let address = region.range.start.unchecked_add(page as u64 * PAGE_SIZE);
+                listener.page_written(address);
             }
         }
     }

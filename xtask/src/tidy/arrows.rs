@@ -225,15 +225,15 @@ pub(super) fn check(file: &str, content: &str, crates: &[String], findings: &mut
                 "pass a narrow handle from above, or move the shared type down to vm-types",
             ));
         }
-        if let Some(rule) = FOREIGN.iter().find(|rule| rule.name == name) {
-            if !rule.only.contains(&krate) {
-                findings.push(Finding::new(
-                    file,
-                    entry.line,
-                    format!("`{name}` in `{krate}`: {}", rule.why),
-                    format!("leave it to {}", rule.only.join(", ")),
-                ));
-            }
+        if let Some(rule) = FOREIGN.iter().find(|rule| rule.name == name)
+            && !rule.only.contains(&krate)
+        {
+            findings.push(Finding::new(
+                file,
+                entry.line,
+                format!("`{name}` in `{krate}`: {}", rule.why),
+                format!("leave it to {}", rule.only.join(", ")),
+            ));
         }
         if !entry.is_inherited() {
             findings.push(Finding::new(

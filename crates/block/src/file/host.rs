@@ -125,7 +125,7 @@ impl HostFile {
     /// any number of them.
     pub(super) fn note_error(&self, action: &str, offset: u64, error: &Error) {
         let count = self.errors.fetch_add(1, Ordering::Relaxed);
-        if count < 10 || count % 1000 == 0 {
+        if count < 10 || count.is_multiple_of(1000) {
             tracing::warn!(path = self.path, offset, count, %error, "{action} failed");
         }
     }

@@ -159,16 +159,17 @@ impl<R: Copy + 'static> RegisterMap<R> {
         while i < rows.len() {
             let row = &rows[i];
             let bytes = row.width.bytes();
-            if row.offset % bytes != 0 {
+            if !row.offset.is_multiple_of(bytes) {
                 panic!("a register is not aligned to its width");
             }
             if row.offset < free_from {
                 panic!("registers overlap or are out of order");
             }
-            if let Access::ReadWrite { mask } | Access::WriteOneToClear { mask } = row.access {
-                if bytes < 8 && mask >> (bytes * 8) != 0 {
-                    panic!("a register's mask is wider than the register");
-                }
+            if let Access::ReadWrite { mask } | Access::WriteOneToClear { mask } = row.access
+                && bytes < 8
+                && mask >> (bytes * 8) != 0
+            {
+                panic!("a register's mask is wider than the register");
             }
             free_from = row.end();
             i += 1;

@@ -237,18 +237,19 @@ impl AddressSpace {
         for &(start, length) in ranges {
             let (start, last) = self.0.range(name, start, length)?;
             for other in windows.list.iter().filter(|other| other.fixed) {
-                if let Some((other_start, other_last)) = other.range {
-                    if start <= other_last && other_start <= last {
-                        return Err(SpaceError::Overlap {
-                            space: self.0.name,
-                            name: name.to_owned(),
-                            start,
-                            last,
-                            other: other.name.clone(),
-                            other_start,
-                            other_last,
-                        });
-                    }
+                if let Some((other_start, other_last)) = other.range
+                    && start <= other_last
+                    && other_start <= last
+                {
+                    return Err(SpaceError::Overlap {
+                        space: self.0.name,
+                        name: name.to_owned(),
+                        start,
+                        last,
+                        other: other.name.clone(),
+                        other_start,
+                        other_last,
+                    });
                 }
             }
         }
@@ -370,11 +371,12 @@ impl Inner {
 
     fn read(&self, table: &Table, address: u64, data: &mut [u8]) -> bool {
         // The common case: one window has all of it.
-        if let Ok(piece) = table.find(address) {
-            if whole(data.len()) && data.len() as u64 - 1 <= piece.last - address {
-                piece.device.read(address - piece.origin, data);
-                return true;
-            }
+        if let Ok(piece) = table.find(address)
+            && whole(data.len())
+            && data.len() as u64 - 1 <= piece.last - address
+        {
+            piece.device.read(address - piece.origin, data);
+            return true;
         }
         let mut all = true;
         let mut done = 0;
@@ -404,11 +406,12 @@ impl Inner {
     }
 
     fn write(&self, table: &Table, address: u64, data: &[u8]) -> bool {
-        if let Ok(piece) = table.find(address) {
-            if whole(data.len()) && data.len() as u64 - 1 <= piece.last - address {
-                piece.device.write(address - piece.origin, data);
-                return true;
-            }
+        if let Ok(piece) = table.find(address)
+            && whole(data.len())
+            && data.len() as u64 - 1 <= piece.last - address
+        {
+            piece.device.write(address - piece.origin, data);
+            return true;
         }
         let mut all = true;
         let mut done = 0;
@@ -599,11 +602,11 @@ impl Window {
     fn set(&self, space: &Inner, range: Option<(u64, u64)>) {
         let mut windows = space.windows();
         let own = windows.list.iter_mut().find(|w| w.id == self.id);
-        if let Some(own) = own {
-            if own.range != range {
-                own.range = range;
-                space.publish(&windows);
-            }
+        if let Some(own) = own
+            && own.range != range
+        {
+            own.range = range;
+            space.publish(&windows);
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn walk(
     length: u64,
     segments: &mut Vec<Segment>,
 ) -> Result<(), Status> {
-    if prp1 % 4 != 0 {
+    if !prp1.is_multiple_of(4) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
     let base = segments.len();
@@ -37,7 +37,7 @@ pub(super) fn walk(
         return page(segments, base, prp2, left);
     }
     let mut list = prp2;
-    if list % 8 != 0 {
+    if !list.is_multiple_of(8) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
     while left > 0 {
@@ -60,7 +60,7 @@ pub(super) fn walk(
         if chained {
             list = entries.next().unwrap_or(0);
             // A pointer to a further list page is one to its start.
-            if list % PAGE != 0 {
+            if !list.is_multiple_of(PAGE) {
                 return Err(Status::PRP_OFFSET_INVALID);
             }
         }
@@ -74,7 +74,7 @@ fn entry(bytes: &[u8]) -> u64 {
 
 /// A whole page, or its beginning.
 fn page(segments: &mut Vec<Segment>, base: usize, at: u64, size: u64) -> Result<(), Status> {
-    if at % PAGE != 0 {
+    if !at.is_multiple_of(PAGE) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
     push(segments, base, at, size);
@@ -88,11 +88,11 @@ fn push(segments: &mut Vec<Segment>, base: usize, at: u64, length: u64) {
     // `length` is at most a page and a transfer at most a few MiB: the sum fits.
     let length = length as u32;
     let joined = segments.len() > base;
-    if let Some(last) = segments.last_mut().filter(|_| joined) {
-        if last.address.0.checked_add(u64::from(last.length)) == Some(at) {
-            last.length += length;
-            return;
-        }
+    if let Some(last) = segments.last_mut().filter(|_| joined)
+        && last.address.0.checked_add(u64::from(last.length)) == Some(at)
+    {
+        last.length += length;
+        return;
     }
     segments.push(Segment {
         address: GuestAddress(at),

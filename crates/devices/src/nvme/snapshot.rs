@@ -57,10 +57,10 @@ impl Lifecycle for Nvme {
         self.shared().core().paused = true;
         // Not under the lock: the last answers may have something to report.
         for queue in self.submissions() {
-            if let Some(attachment) = queue.attachment() {
-                if !attachment.pause() {
-                    tracing::warn!(device = self.name(), "paused with requests at the disk");
-                }
+            if let Some(attachment) = queue.attachment()
+                && !attachment.pause()
+            {
+                tracing::warn!(device = self.name(), "paused with requests at the disk");
             }
         }
     }

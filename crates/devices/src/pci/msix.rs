@@ -161,7 +161,7 @@ impl Msix {
     /// Writes the window. Only whole aligned words count (the specification asks for 4- and 8-byte
     /// accesses); everything else and the pending bits ignore writes.
     pub fn bar_write(&self, offset: u64, data: &[u8]) {
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return;
         }
         for (index, bytes) in data.chunks_exact(4).enumerate() {

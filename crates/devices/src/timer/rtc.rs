@@ -190,7 +190,11 @@ impl State {
         if self.control() & control::HOURS_24 != 0 {
             return self.encode(hour);
         }
-        let half = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let half = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.encode(half) | if hour >= 12 { 0x80 } else { 0 }
     }
 
@@ -282,10 +286,10 @@ impl State {
             return;
         }
         let mut flags = 0;
-        if let Some(period) = self.period_ns() {
-            if wall_ns.div_euclid(period) != seen.div_euclid(period) {
-                flags |= flag::PERIODIC;
-            }
+        if let Some(period) = self.period_ns()
+            && wall_ns.div_euclid(period) != seen.div_euclid(period)
+        {
+            flags |= flag::PERIODIC;
         }
         let is_later_second = wall_ns.div_euclid(SECOND_NS) != seen.div_euclid(SECOND_NS);
         if is_later_second && !self.is_set() {

@@ -72,9 +72,9 @@ impl Layout {
         // Far enough from the top that no sum below can wrap.
         const TOP: u64 = u64::MAX - (1 << 24);
         self.size.is_power_of_two()
-            && self.descriptors % 16 == 0
-            && self.available % 2 == 0
-            && self.used % 4 == 0
+            && self.descriptors.is_multiple_of(16)
+            && self.available.is_multiple_of(2)
+            && self.used.is_multiple_of(4)
             && self.descriptors < TOP
             && self.available < TOP
             && self.used < TOP

@@ -318,15 +318,15 @@ impl Endpoint for Virtio {
     }
 
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        if let Some(capability) = self.access.filter(|at| at + ACCESS_DATA == offset) {
-            if let Some((bar, at, length)) = self.described_access(capability) {
-                let mut bytes = [0; 4];
-                self.bar_read(bar, at, &mut bytes[..length]);
-                for (to, from) in data.iter_mut().zip(bytes) {
-                    *to = from;
-                }
-                return;
+        if let Some(capability) = self.access.filter(|at| at + ACCESS_DATA == offset)
+            && let Some((bar, at, length)) = self.described_access(capability)
+        {
+            let mut bytes = [0; 4];
+            self.bar_read(bar, at, &mut bytes[..length]);
+            for (to, from) in data.iter_mut().zip(bytes) {
+                *to = from;
             }
+            return;
         }
         self.shared.function.config_read(offset, data);
     }
@@ -334,12 +334,11 @@ impl Endpoint for Virtio {
     fn config_write(&self, offset: u16, data: &[u8]) {
         let before = self.shared.function.command();
         self.shared.function.config_write(offset, data);
-        if let Some(capability) = self.access.filter(|at| at + ACCESS_DATA == offset) {
-            if let Some((bar, at, length)) = self.described_access(capability) {
-                if let Some(data) = data.get(..length) {
-                    self.bar_write(bar, at, data);
-                }
-            }
+        if let Some(capability) = self.access.filter(|at| at + ACCESS_DATA == offset)
+            && let Some((bar, at, length)) = self.described_access(capability)
+            && let Some(data) = data.get(..length)
+        {
+            self.bar_write(bar, at, data);
         }
         let opened = self.shared.function.command() & !before;
         if opened & config::command::BUS_MASTER != 0 {

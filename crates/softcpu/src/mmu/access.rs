@@ -488,7 +488,7 @@ impl Cpu {
         if self.view != View::Checked || self.implicit {
             return Ok(());
         }
-        let aligned = linear % size == 0;
+        let aligned = linear.is_multiple_of(size);
         let checked = self.cpl == 3 && self.control.cr0 & cr0::AM != 0 && self.flags.has(flags::AC);
         if checked && !aligned {
             return Err(self.raise(Exception::coded(vector::ALIGNMENT, 0)));

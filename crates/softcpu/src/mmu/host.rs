@@ -64,7 +64,7 @@ pub(super) unsafe fn modify<W: Width>(
         unsafe { write(at, new) };
         return old;
     }
-    if at.addr() as u64 % W::BYTES != 0 {
+    if !(at.addr() as u64).is_multiple_of(W::BYTES) {
         let _split = SPLIT_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as the caller promises.
         let old: W = unsafe { read(at) };

@@ -157,14 +157,14 @@ pub(super) fn check_socket(path: &str) -> Result<(), Problem> {
             reason: format!("there is no directory {:?}", parent.to_string_lossy()),
         });
     }
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        if !std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) {
-            return Err(Problem::File {
-                action: "make a socket at",
-                path: path.to_owned(),
-                reason: "something that is no socket is there already".to_owned(),
-            });
-        }
+    if let Ok(metadata) = std::fs::symlink_metadata(path)
+        && !std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
+    {
+        return Err(Problem::File {
+            action: "make a socket at",
+            path: path.to_owned(),
+            reason: "something that is no socket is there already".to_owned(),
+        });
     }
     Ok(())
 }

@@ -423,14 +423,14 @@ impl Lowering<'_> {
             return;
         }
         let writable = disks.get(disk).is_some_and(|disk| !disk.config.read_only);
-        if let Some(other) = users.insert(disk, &table.name) {
-            if writable {
-                let problem = Problem::Invalid(format!(
-                    "[{other}] uses [block_dev.{disk}] already, and it can be written; two devices may \
+        if let Some(other) = users.insert(disk, &table.name)
+            && writable
+        {
+            let problem = Problem::Invalid(format!(
+                "[{other}] uses [block_dev.{disk}] already, and it can be written; two devices may \
                      share a disk only with read_only = true"
-                ));
-                self.findings.at(table, "block_dev", problem);
-            }
+            ));
+            self.findings.at(table, "block_dev", problem);
         }
     }
 
@@ -492,16 +492,16 @@ impl Lowering<'_> {
             self.findings
                 .in_key(main.line, "main", "bootrom", Problem::MissingKey { doc });
         }
-        if let Some(path) = main.text("bootrom") {
-            if let Err(problem) = files::check_bootrom(path) {
-                self.findings.at(main, "bootrom", problem);
-            }
+        if let Some(path) = main.text("bootrom")
+            && let Err(problem) = files::check_bootrom(path)
+        {
+            self.findings.at(main, "bootrom", problem);
         }
         for key in ["kernel", "initrd"] {
-            if let Some(path) = main.text(key) {
-                if let Err(problem) = files::check_readable(path) {
-                    self.findings.at(main, key, problem);
-                }
+            if let Some(path) = main.text(key)
+                && let Err(problem) = files::check_readable(path)
+            {
+                self.findings.at(main, key, problem);
             }
         }
         let cmdline = main.text("cmdline").unwrap_or_default();
@@ -531,10 +531,10 @@ impl Lowering<'_> {
             cmdline: cmdline.to_owned(),
         };
         // Reading the whole kernel pays only if nothing else stands in the way.
-        if let (Some(memory), false) = (main.integer("memory"), self.findings.any()) {
-            if let Err(problem) = files::check_bootable(&kernel, memory << 20) {
-                self.findings.at(main, "kernel", problem);
-            }
+        if let (Some(memory), false) = (main.integer("memory"), self.findings.any())
+            && let Err(problem) = files::check_bootable(&kernel, memory << 20)
+        {
+            self.findings.at(main, "kernel", problem);
         }
         BootConfig {
             bootrom: main.text("bootrom").map(PathBuf::from),
@@ -543,10 +543,10 @@ impl Lowering<'_> {
     }
 
     fn serial(&mut self, main: &Table) {
-        if let Some(path) = main.text("serial") {
-            if let Err(problem) = files::check_socket(path) {
-                self.findings.at(main, "serial", problem);
-            }
+        if let Some(path) = main.text("serial")
+            && let Err(problem) = files::check_socket(path)
+        {
+            self.findings.at(main, "serial", problem);
         }
     }
 

@@ -169,10 +169,10 @@ impl Drop for ConsoleServer {
         self.shared.room.notify_all();
         // The acceptor waits for a client; let it have one.
         let woken = UnixStream::connect(&self.shared.path).is_ok();
-        if let Some(acceptor) = self.acceptor.take() {
-            if woken {
-                drop(acceptor.join());
-            }
+        if let Some(acceptor) = self.acceptor.take()
+            && woken
+        {
+            drop(acceptor.join());
         }
     }
 }

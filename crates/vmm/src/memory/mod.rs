@@ -70,11 +70,12 @@ pub enum LayoutError {
 impl Layout {
     /// The layout for so much RAM and a ROM image of `rom_bytes` (0: none).
     pub fn new(ram_bytes: u64, rom_bytes: u64) -> Result<Self, LayoutError> {
-        let fits = ram_bytes > 0 && ram_bytes % PAGE_SIZE == 0 && ram_bytes <= PHYSICAL_END / 2;
+        let fits =
+            ram_bytes > 0 && ram_bytes.is_multiple_of(PAGE_SIZE) && ram_bytes <= PHYSICAL_END / 2;
         if !fits {
             return Err(LayoutError::Ram { bytes: ram_bytes });
         }
-        if rom_bytes % PAGE_SIZE != 0 || rom_bytes > BOOTROM_BYTES_MAX {
+        if !rom_bytes.is_multiple_of(PAGE_SIZE) || rom_bytes > BOOTROM_BYTES_MAX {
             return Err(LayoutError::Rom { bytes: rom_bytes });
         }
         let lowmem = ram_bytes.min(LOWMEM_MAX);

@@ -121,7 +121,7 @@ pub(in super::super) fn page(
         return Err(Status::INVALID_FIELD);
     }
     if length > shared.namespace.transfer_bytes_max()
-        || offset % 4 != 0
+        || !offset.is_multiple_of(4)
         || offset > page.len() as u64
     {
         return Err(Status::INVALID_FIELD);

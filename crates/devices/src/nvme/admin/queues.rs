@@ -38,7 +38,7 @@ impl Creation {
         if !self.contiguous {
             return Err(Status::INVALID_FIELD);
         }
-        if self.base % PAGE != 0 {
+        if !self.base.is_multiple_of(PAGE) {
             return Err(Status::PRP_OFFSET_INVALID);
         }
         Ok(())
@@ -170,7 +170,7 @@ pub(super) fn doorbell_buffer(
         shadows: command.prp1(),
         event_indexes: command.prp2(),
     };
-    if pages.shadows % PAGE != 0 || pages.event_indexes % PAGE != 0 {
+    if !pages.shadows.is_multiple_of(PAGE) || !pages.event_indexes.is_multiple_of(PAGE) {
         return Err(Status::INVALID_FIELD);
     }
     let shared = nvme.shared();

@@ -107,7 +107,7 @@ pub(super) fn parse(memory: &GuestMemory, info: &DiskInfo, chain: &mut Chain) ->
 
 fn transfer(operation: Operation, sector: u64, length: u64) -> Action {
     match sector.checked_mul(SECTOR) {
-        Some(offset) if length % SECTOR == 0 && length > 0 => Action::Disk {
+        Some(offset) if length.is_multiple_of(SECTOR) && length > 0 => Action::Disk {
             operation,
             offset,
             length,
