@@ -318,3 +318,28 @@ fn sizes_that_make_no_disk_are_refused() {
     assert_eq!(Disk::memory(512, 1025).unwrap().info().size_bytes, 1024);
     assert_eq!(Disk::image(512, &[1; 513]).unwrap().info().blocks(), 2);
 }
+
+#[test]
+fn queues_that_come_and_go_leave_no_timers_behind() {
+    let (clock, _hand) = Clock::manual();
+    let timers = Timers::new();
+    let limit = Limit {
+        requests: Rate::per_second(1).and_then(|rate| rate.burst(1)),
+        bytes: None,
+    };
+    let disk = Disk::memory(512, 1 << 16).unwrap().limited(limit);
+    for _ in 0..20 {
+        let memory = GuestMemory::flat(1 << 16).unwrap();
+        let source = ScriptedSource::sequential(memory, Operation::Read, 512, 1 << 16, 8);
+        let options = AttachOptions {
+            clock: Some(clock.clone()),
+            timers: Some(timers.clone()),
+            ..AttachOptions::new("timed", Execution::Inline, 4)
+        };
+        let queue = disk.attach(source.weak(), options).unwrap();
+        queue.kick();
+        assert!(timers.next_deadline().is_some(), "held to the limit");
+    }
+    let state = format!("{timers:?}");
+    assert!(state.contains("registered: 0, armed: {}"), "{state}");
+}

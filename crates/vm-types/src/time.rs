@@ -190,11 +190,21 @@ struct TimerTable {
     /// Ordered by moment, then by slot: the order of firing is the same in each run.
     armed: BTreeSet<(Moment, usize)>,
     slots: Vec<TimerSlot>,
+    /// Slots whose timers are gone.
+    free: Vec<usize>,
 }
 
 struct TimerSlot {
     task: Weak<dyn Task>,
     at: Option<Moment>,
+}
+
+impl TimerTable {
+    fn disarm(&mut self, slot: usize) {
+        if let Some(old) = self.slots[slot].at.take() {
+            self.armed.remove(&(old, slot));
+        }
+    }
 }
 
 impl Timers {
@@ -203,13 +213,24 @@ impl Timers {
         Self::default()
     }
 
-    /// A disarmed timer that runs `task` when it fires. The timer does not keep the task alive.
+    /// A disarmed timer that runs `task` when it fires, until it is dropped. It does not keep the task
+    /// alive.
     pub fn register(&self, task: Weak<dyn Task>) -> Timer {
         let mut table = self.table();
-        table.slots.push(TimerSlot { task, at: None });
+        let entry = TimerSlot { task, at: None };
+        let slot = match table.free.pop() {
+            Some(slot) => {
+                table.slots[slot] = entry;
+                slot
+            }
+            None => {
+                table.slots.push(entry);
+                table.slots.len() - 1
+            }
+        };
         Timer {
             timers: self.clone(),
-            slot: table.slots.len() - 1,
+            slot,
         }
     }
 
@@ -259,14 +280,14 @@ impl fmt::Debug for Timers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.table();
         f.debug_struct("Timers")
-            .field("registered", &table.slots.len())
+            .field("registered", &(table.slots.len() - table.free.len()))
             .field("armed", &table.armed)
             .finish()
     }
 }
 
-/// One timer. Cheap to arm and disarm; holds at most one deadline.
-#[derive(Clone, Debug)]
+/// One timer. Cheap to arm and disarm; holds at most one deadline. Dropping it gives up its place.
+#[derive(Debug)]
 pub struct Timer {
     timers: Timers,
     slot: usize,
@@ -300,16 +321,33 @@ impl Timer {
 
     /// Forgets the deadline, if there is one.
     pub fn disarm(&self) {
-        let mut table = self.timers.table();
-        if let Some(old) = table.slots[self.slot].at.take() {
-            table.armed.remove(&(old, self.slot));
-        }
+        self.timers.table().disarm(self.slot);
     }
 
     /// The deadline, if armed.
     pub fn deadline(&self) -> Option<Moment> {
         self.timers.table().slots[self.slot].at
     }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let task = {
+            let mut table = self.timers.table();
+            table.disarm(self.slot);
+            table.free.push(self.slot);
+            // Dropped without the lock: it may be the last trace of a task of any kind.
+            std::mem::replace(&mut table.slots[self.slot].task, Weak::<Nobody>::new())
+        };
+        drop(task);
+    }
+}
+
+/// The task of a place that is free.
+struct Nobody;
+
+impl Task for Nobody {
+    fn run(&self) {}
 }
 
 #[cfg(test)]
@@ -378,6 +416,23 @@ mod tests {
         drop(count);
         timer.arm(Moment::START);
         assert_eq!(timers.fire_due(Moment::START), 0);
+    }
+
+    #[test]
+    fn a_dropped_timer_gives_up_its_deadline_and_its_place() {
+        let timers = Timers::new();
+        let (kept, _a) = counting(&timers);
+        kept.arm(Moment::from_nanos(30));
+        for _ in 0..100 {
+            let (timer, count) = counting(&timers);
+            timer.arm(Moment::from_nanos(10));
+            drop(timer);
+            assert_eq!(timers.fire_due(Moment::from_nanos(20)), 0);
+            assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        }
+        assert_eq!(timers.table().slots.len(), 2);
+        assert_eq!(timers.next_deadline(), Some(Moment::from_nanos(30)));
+        assert!(format!("{timers:?}").contains("registered: 1,"));
     }
 
     #[test]
