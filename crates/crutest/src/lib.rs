@@ -1,3 +1,7 @@
 //! Exercises, verifies and measures a volume.
 //!
-//! Empty so far: the volume comes after the machine.
+//! Reading order: [`core`] (data that proves itself, the write log, the workloads as operations; no I/O).
+
+#![forbid(unsafe_code)]
+
+pub mod core;
