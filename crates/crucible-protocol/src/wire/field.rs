@@ -1,8 +1,9 @@
 //! What fields are made of: numbers, flags, lists, identifiers, in the layout of bincode 1.3 (spec: wire 1.3).
 
+use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::error::{FieldFault, WireError};
@@ -18,10 +19,42 @@ pub(super) trait Field: Sized {
     fn length(&self) -> usize;
 
     /// Appends the value.
-    fn put(&self, out: &mut BytesMut);
+    fn put(&self, out: &mut Writer<'_>);
 
     /// Reads a value.
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError>;
+}
+
+/// Room for a head, to be filled from the front. The room is made from [`Field::length`], with which `put` agrees.
+#[derive(Debug)]
+pub(super) struct Writer<'a> {
+    room: &'a mut [u8],
+}
+
+impl<'a> Writer<'a> {
+    /// Appends `length` bytes to `out`, to be filled.
+    pub(super) fn append(out: &'a mut BytesMut, length: usize) -> Self {
+        let start = out.len();
+        out.resize(start + length, 0);
+        Self {
+            room: out.get_mut(start..).unwrap_or_default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn array<const N: usize>(&mut self, value: &[u8; N]) {
+        if let Some((place, room)) = take(&mut self.room).split_first_chunk_mut() {
+            *place = *value;
+            self.room = room;
+        }
+    }
+
+    pub(super) fn slice(&mut self, value: &[u8]) {
+        if let Some((place, room)) = take(&mut self.room).split_at_mut_checked(value.len()) {
+            place.copy_from_slice(value);
+            self.room = room;
+        }
+    }
 }
 
 /// Where in a frame we are, and what to call it when something is wrong there.
@@ -55,6 +88,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         match self.rest.split_first_chunk() {
             Some((value, rest)) => {
@@ -69,6 +103,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A count of elements, each of which takes up `least` bytes or more, that fits into what is left.
+    #[inline]
     fn count(&mut self, least: usize) -> Result<usize, WireError> {
         let count = u64::take(self)?;
         let left = self.rest.len();
@@ -84,14 +119,17 @@ macro_rules! integer {
         impl Field for $type {
             const LEAST: usize = size_of::<$type>();
 
+            #[inline]
             fn length(&self) -> usize {
                 Self::LEAST
             }
 
-            fn put(&self, out: &mut BytesMut) {
-                out.put_slice(&self.to_le_bytes());
+            #[inline]
+            fn put(&self, out: &mut Writer<'_>) {
+                out.array(&self.to_le_bytes());
             }
 
+            #[inline]
             fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
                 Ok(Self::from_le_bytes(reader.array()?))
             }
@@ -106,14 +144,17 @@ macro_rules! newtype {
         impl Field for $type {
             const LEAST: usize = <$inner as Field>::LEAST;
 
+            #[inline]
             fn length(&self) -> usize {
                 self.0.length()
             }
 
-            fn put(&self, out: &mut BytesMut) {
+            #[inline]
+            fn put(&self, out: &mut Writer<'_>) {
                 self.0.put(out);
             }
 
+            #[inline]
             fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
                 Ok(Self(Field::take(reader)?))
             }
@@ -134,12 +175,14 @@ newtype!(
 impl Field for () {
     const LEAST: usize = 0;
 
+    #[inline]
     fn length(&self) -> usize {
         0
     }
 
-    fn put(&self, _out: &mut BytesMut) {}
+    fn put(&self, _out: &mut Writer<'_>) {}
 
+    #[inline]
     fn take(_reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(())
     }
@@ -148,14 +191,17 @@ impl Field for () {
 impl Field for bool {
     const LEAST: usize = 1;
 
+    #[inline]
     fn length(&self) -> usize {
         1
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u8(u8::from(*self));
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
+        u8::from(*self).put(out);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         match u8::take(reader)? {
             0 => Ok(false),
@@ -168,14 +214,17 @@ impl Field for bool {
 impl<const N: usize> Field for [u8; N] {
     const LEAST: usize = N;
 
+    #[inline]
     fn length(&self) -> usize {
         N
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_slice(self);
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
+        out.array(self);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         reader.array()
     }
@@ -185,15 +234,18 @@ impl<const N: usize> Field for [u8; N] {
 impl Field for Uuid {
     const LEAST: usize = 24;
 
+    #[inline]
     fn length(&self) -> usize {
         Self::LEAST
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u64_le(16);
-        out.put_slice(self.as_bytes());
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
+        16_u64.put(out);
+        out.array(self.as_bytes());
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         match u64::take(reader)? {
             16 => Ok(Self::from_bytes(reader.array()?)),
@@ -205,17 +257,20 @@ impl Field for Uuid {
 impl<T: Field> Field for Option<T> {
     const LEAST: usize = 1;
 
+    #[inline]
     fn length(&self) -> usize {
         1 + self.as_ref().map_or(0, Field::length)
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
         self.is_some().put(out);
         if let Some(value) = self {
             value.put(out);
         }
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         bool::take(reader)?.then(|| T::take(reader)).transpose()
     }
@@ -224,6 +279,7 @@ impl<T: Field> Field for Option<T> {
 impl<T: Field, E: Field> Field for Result<T, E> {
     const LEAST: usize = 4;
 
+    #[inline]
     fn length(&self) -> usize {
         4 + match self {
             Ok(value) => value.length(),
@@ -231,19 +287,21 @@ impl<T: Field, E: Field> Field for Result<T, E> {
         }
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
         match self {
             Ok(value) => {
-                out.put_u32_le(0);
+                0_u32.put(out);
                 value.put(out);
             }
             Err(error) => {
-                out.put_u32_le(1);
+                1_u32.put(out);
                 error.put(out);
             }
         }
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         match u32::take(reader)? {
             0 => Ok(Ok(T::take(reader)?)),
@@ -256,14 +314,17 @@ impl<T: Field, E: Field> Field for Result<T, E> {
 impl<T: Field> Field for Vec<T> {
     const LEAST: usize = 8;
 
+    #[inline]
     fn length(&self) -> usize {
-        8 + self.iter().map(Field::length).sum::<usize>()
+        list_length(self)
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
         put_list(self, out);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let count = reader.count(T::LEAST)?;
         let mut list = Self::with_capacity(count);
@@ -274,9 +335,15 @@ impl<T: Field> Field for Vec<T> {
     }
 }
 
+/// Bytes that [`put_list`] appends.
+#[inline]
+pub(super) fn list_length<T: Field>(list: &[T]) -> usize {
+    8 + list.iter().map(Field::length).sum::<usize>()
+}
+
 /// Appends the number of the elements, then the elements.
-pub(super) fn put_list<T: Field>(list: &[T], out: &mut BytesMut) {
-    out.put_u64_le(list.len() as u64);
+pub(super) fn put_list<T: Field>(list: &[T], out: &mut Writer<'_>) {
+    (list.len() as u64).put(out);
     for element in list {
         element.put(out);
     }
@@ -285,15 +352,18 @@ pub(super) fn put_list<T: Field>(list: &[T], out: &mut BytesMut) {
 impl Field for String {
     const LEAST: usize = 8;
 
+    #[inline]
     fn length(&self) -> usize {
         8 + self.len()
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u64_le(self.len() as u64);
-        out.put_slice(self.as_bytes());
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
+        (self.len() as u64).put(out);
+        out.slice(self.as_bytes());
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let length = reader.count(1)?;
         let (text, rest) = reader.rest.split_at(length);
@@ -312,14 +382,17 @@ impl Field for String {
 impl Field for Bytes {
     const LEAST: usize = 8;
 
+    #[inline]
     fn length(&self) -> usize {
         8
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u64_le(self.len() as u64);
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
+        (self.len() as u64).put(out);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let length = u64::take(reader)?;
         let left = reader.rest.len();
@@ -335,6 +408,7 @@ impl Field for Bytes {
 impl Field for SocketAddr {
     const LEAST: usize = 10;
 
+    #[inline]
     fn length(&self) -> usize {
         match self {
             Self::V4(_) => 10,
@@ -342,20 +416,22 @@ impl Field for SocketAddr {
         }
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
         match self {
             Self::V4(address) => {
-                out.put_u32_le(0);
-                out.put_slice(&address.ip().octets());
+                0_u32.put(out);
+                out.array(&address.ip().octets());
             }
             Self::V6(address) => {
-                out.put_u32_le(1);
-                out.put_slice(&address.ip().octets());
+                1_u32.put(out);
+                out.array(&address.ip().octets());
             }
         }
-        out.put_u16_le(self.port());
+        self.port().put(out);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         match u32::take(reader)? {
             0 => {

@@ -9,15 +9,19 @@
 //! that it encodes and the data that it has, in one `writev`; a receiver gets a slice of the buffer that it read
 //! into.
 
+mod decode;
+mod encode;
 mod error;
 mod field;
-mod frame;
 mod tables;
 
+pub use decode::Decoder;
+pub use encode::{SharedWrite, WriteKind};
 pub use error::{FieldFault, WireError};
-pub use frame::{Decoder, SharedWrite, WriteKind};
 
 /// The longest frame, in bytes, its length word included.
 pub const FRAME_MAX: u32 = 100 << 20;
 /// The shortest frame: a length and a number.
 pub const FRAME_MIN: u32 = 8;
+/// Bytes of the length word; it counts itself.
+const LENGTH_LEN: usize = 4;

@@ -2,10 +2,8 @@
 //!
 //! One table serves both directions: what is put is what is taken.
 
-use bytes::{BufMut, BytesMut};
-
 use super::error::{FieldFault, WireError};
-use super::field::{Field, Reader};
+use super::field::{Field, Reader, Writer};
 use crate::context::{BlockContext, EncryptionContext, ReadBlockContext};
 use crate::error::{CrucibleError, NegotiationError};
 use crate::geometry::{BLOCK_SIZE_MIN, ExtentSize, RegionDefinition};
@@ -16,14 +14,17 @@ macro_rules! structure {
         impl Field for $type {
             const LEAST: usize = $least;
 
+            #[inline]
             fn length(&self) -> usize {
                 0 $(+ self.$field.length())*
             }
 
-            fn put(&self, out: &mut BytesMut) {
+            #[inline]
+            fn put(&self, out: &mut Writer<'_>) {
                 $(self.$field.put(out);)*
             }
 
+            #[inline]
             fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
                 $(
                     reader.field = stringify!($field);
@@ -74,10 +75,10 @@ macro_rules! enumeration {
                 }
             }
 
-            fn put(&self, out: &mut BytesMut) {
+            fn put(&self, out: &mut Writer<'_>) {
                 match self {
                     $(Self::$name $(($inner))? $({ $($field),* })? => {
-                        out.put_u32_le($number);
+                        u32::put(&$number, out);
                         $($inner.put(out);)?
                         $($($field.put(out);)*)?
                     })*
@@ -121,6 +122,7 @@ structure!(ReadResponseHeader, 60, { key, job, blocks });
 impl Field for ReadBlockContext {
     const LEAST: usize = 4 + BLOCK_SIZE_MIN as usize;
 
+    #[inline]
     fn length(&self) -> usize {
         match self {
             Self::Empty => 4,
@@ -129,20 +131,22 @@ impl Field for ReadBlockContext {
         }
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    #[inline]
+    fn put(&self, out: &mut Writer<'_>) {
         match self {
-            Self::Empty => out.put_u32_le(0),
+            Self::Empty => 0_u32.put(out),
             Self::Encrypted(context) => {
-                out.put_u32_le(1);
+                1_u32.put(out);
                 context.put(out);
             }
             Self::Unencrypted(hash) => {
-                out.put_u32_le(2);
+                2_u32.put(out);
                 hash.put(out);
             }
         }
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         match u32::take(reader)? {
             0 => Ok(Self::Empty),
