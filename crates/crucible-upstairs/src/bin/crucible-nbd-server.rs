@@ -1,3 +1,0 @@
-//! Serves a volume to NBD clients.
-
-fn main() {}
