@@ -1,14 +1,24 @@
-//! The front door: one machine, one way in, one deadline.
+//! The front door: one machine, one way in, one deadline. The machine's parts are in the files beside this one,
+//! each an `impl Upstairs` about one idea.
 
-use crucible_protocol::{SessionId, SessionKey};
+use crucible_protocol::{ClientId, Geometry, JobId, SessionId, SessionKey};
 use vm_types::{Moment, Span};
 
-use super::action::{Action, Actions, VolumeError};
+use super::action::{Action, Actions, Answer, Report, VolumeError};
+use super::activation::Activation;
+use super::client::Client;
+use super::clients::{PerClient, is_client};
 use super::config::Config;
-use super::event::Event;
-use super::status::{
-    Counters, JobStatus, Phase, ReplicaCounters, ReplicaState, ReplicaStatus, Room, Status,
-};
+use super::event::{Command, Event, Token};
+use super::jobs::{Held, Jobs};
+use super::live_repair::LiveRepair;
+use super::reads::Reads;
+use super::reconcile::Reconcile;
+use super::status::{Counters, JobStatus, Phase, Room, Status};
+
+/// How often one event may make another review of all replicas necessary. Each review brings at least one of
+/// three replicas a step on, so this is never reached.
+const REVIEWS_MAX: usize = 16;
 
 /// One volume on three region servers.
 ///
@@ -18,8 +28,32 @@ use super::status::{
 /// backwards. Nothing here blocks or fails: a peer that lies is hung up, a request that is wrong is answered so.
 #[derive(Debug)]
 pub struct Upstairs {
-    config: Config,
-    key: SessionKey,
+    pub(super) config: Config,
+    pub(super) key: SessionKey,
+    pub(super) now: Moment,
+    pub(super) phase: Phase,
+    /// Of the present activation or the last one.
+    pub(super) generation: u64,
+    pub(super) activation: Activation,
+    /// As configured, or as learned from the first region.
+    pub(super) geometry: Option<Geometry>,
+    pub(super) clients: PerClient<Client>,
+    pub(super) jobs: Jobs,
+    pub(super) reads: Reads,
+    pub(super) held: Held,
+    pub(super) next_flush: u64,
+    /// When a flush of our own is due.
+    pub(super) flush_due: Option<Moment>,
+    pub(super) reconcile: Option<Reconcile>,
+    /// Extents done and to do, of the last reconciliation.
+    pub(super) reconciled: (u64, u64),
+    pub(super) live_repair: Option<LiveRepair>,
+    /// When requests that wait for region servers are looked at again.
+    pub(super) patience_due: Option<Moment>,
+    /// A replica changed its state: everything that depends on who is there must be reviewed.
+    pub(super) changed: bool,
+    jitter: u64,
+    pub(super) counters: Counters,
 }
 
 impl Upstairs {
@@ -29,69 +63,252 @@ impl Upstairs {
             upstairs: config.upstairs,
             session,
         };
-        let _ = now;
-        Self { config, key }
+        let [first, second, third] = config.addresses;
+        let clients = PerClient::new([
+            Client::new(ClientId(0), first),
+            Client::new(ClientId(1), second),
+            Client::new(ClientId(2), third),
+        ]);
+        Self {
+            key,
+            now,
+            phase: Phase::Inactive,
+            generation: 0,
+            activation: Activation::default(),
+            geometry: config.geometry,
+            clients,
+            jobs: Jobs::new(),
+            reads: Reads::default(),
+            held: Held::default(),
+            next_flush: 1,
+            flush_due: None,
+            reconcile: None,
+            reconciled: (0, 0),
+            live_repair: None,
+            patience_due: None,
+            changed: false,
+            jitter: config.jitter_seed,
+            counters: Counters::default(),
+            config,
+        }
     }
 
     /// Takes in what happened, and appends what is to be done.
     pub fn handle(&mut self, now: Moment, event: Event, out: &mut Actions) {
-        let _ = now;
-        if let Event::Request { token, .. } | Event::Command { token, .. } = event {
-            out.push(Action::Answer {
-                token,
-                result: Err(VolumeError::Inactive),
-            });
+        self.now = self.now.max(now);
+        match event {
+            Event::Request { token, request } => self.request(token, request, out),
+            Event::Sealed {
+                write,
+                contexts,
+                data,
+            } => self.sealed(write, contexts, data, out),
+            Event::SealFailed { write, reason } => {
+                if self.jobs.get(write).is_some_and(|job| !job.is_ready()) {
+                    self.stop(VolumeError::SealFailed(reason), out);
+                }
+            }
+            Event::Opened {
+                job,
+                client,
+                result,
+            } => self.opened(job, client, result, out),
+            Event::LinkUp { client, link } => {
+                if is_client(client) && self.clients[client].is_link(link) {
+                    self.link_up(client, out);
+                }
+            }
+            Event::LinkDown { client, link, loss } => {
+                if is_client(client) && self.clients[client].is_link(link) {
+                    self.link_down(client, loss, out);
+                }
+            }
+            Event::Frame {
+                client,
+                link,
+                message,
+            } => {
+                if is_client(client) && self.clients[client].is_link(link) {
+                    self.clients[client].heard(self.now);
+                    self.frame(client, message, out);
+                }
+            }
+            Event::Drained { client, link } => {
+                if is_client(client) && self.clients[client].is_link(link) {
+                    self.clients[client].drained();
+                }
+            }
+            Event::Time => {}
+            Event::Command { token, command } => match command {
+                Command::Activate { generation } => self.activate(token, generation, out),
+                Command::Deactivate => self.deactivate(token, out),
+                Command::Replace { old, new } => self.replace(token, old, new, out),
+                Command::ShutDown => {
+                    self.stop(VolumeError::ShutDown, out);
+                    self.answer(token, Ok(Answer::ShutDown), out);
+                }
+            },
         }
+        self.settle(out);
     }
 
     /// When [`Event::Time`] is due. `None`: never.
     pub fn deadline(&self) -> Option<Moment> {
-        None
+        let links = self.clients.iter().filter_map(Client::link_deadline).min();
+        [
+            links,
+            self.late_deadline(),
+            self.flush_due,
+            self.patience_due,
+            self.quorum_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// How many more requests are taken now.
     pub fn room(&self) -> Room {
+        let jobs = self.jobs.len() + self.reads.len() + self.held.list.len();
+        let bytes = self.jobs.bytes() + self.reads.bytes() + self.held.bytes;
         Room {
-            jobs: self.config.limits.jobs,
-            bytes: self.config.limits.bytes,
+            jobs: self.config.limits.jobs.saturating_sub(jobs),
+            bytes: self.config.limits.bytes.saturating_sub(bytes),
         }
     }
 
     /// All that is told of the volume.
     pub fn status(&self) -> Status {
+        let tokens = self.jobs.iter().filter(|job| job.token.is_some()).count();
         Status {
-            phase: Phase::Inactive,
+            phase: self.phase,
             key: self.key,
-            generation: 0,
-            geometry: self.config.geometry,
+            generation: self.generation,
+            geometry: self.geometry,
             read_only: self.config.read_only,
             encrypted: self.config.encrypted,
-            replicas: self.config.addresses.map(|address| ReplicaStatus {
-                address,
-                region: None,
-                repair_address: None,
-                state: ReplicaState::Idle,
-                last_loss: None,
-                jobs: 0,
-                bytes: 0,
-                extent_limit: None,
-                read_latency: Span::ZERO,
-                counters: ReplicaCounters::default(),
-            }),
-            guest_jobs: 0,
-            jobs: 0,
-            bytes: 0,
-            reconcile: (0, 0),
-            reconciling: false,
-            live_repairing: false,
-            next_flush: 1,
-            stopped: None,
-            counters: Counters::default(),
+            replicas: ClientId::ALL.map(|id| self.clients[id].status()),
+            guest_jobs: tokens + self.reads.len() + self.held.list.len(),
+            jobs: self.jobs.len() + self.reads.len(),
+            bytes: self.jobs.bytes() + self.reads.bytes() + self.held.bytes,
+            reconcile: self.reconciled,
+            reconciling: self.reconcile.is_some(),
+            live_repairing: self.live_repair.is_some(),
+            next_flush: self.next_flush,
+            stopped: self.activation.stopped.clone(),
+            counters: self.counters,
         }
     }
 
     /// The jobs that are known, by id, and the ids of the last eight that were retired.
-    pub fn work(&self) -> (Vec<JobStatus>, Vec<crucible_protocol::JobId>) {
-        (Vec::new(), Vec::new())
+    pub fn work(&self) -> (Vec<JobStatus>, Vec<JobId>) {
+        let block_size = self
+            .geometry
+            .map_or(1, |geometry| u64::from(geometry.block_size()));
+        let mut jobs: Vec<JobStatus> = self
+            .jobs
+            .iter()
+            .map(|job| job.status(block_size))
+            .chain(self.reads.statuses())
+            .collect();
+        jobs.sort_by_key(|job| job.id);
+        (jobs, self.jobs.retired())
+    }
+
+    /// Draws every conclusion of what happened, until nothing changes any more.
+    fn settle(&mut self, out: &mut Actions) {
+        self.tick(out);
+        for _ in 0..REVIEWS_MAX {
+            self.give_up_laggards(out);
+            if !std::mem::take(&mut self.changed) {
+                break;
+            }
+            self.review(out);
+        }
+        self.relieve();
+        for client in ClientId::ALL {
+            self.pump(client, out);
+        }
+    }
+
+    /// Does what time has made due.
+    fn tick(&mut self, out: &mut Actions) {
+        for id in ClientId::ALL {
+            if let Some(reason) = self.clients[id].tick(self.now, out) {
+                self.lose(id, reason.to_owned(), out);
+            }
+        }
+        self.hedge_late_reads(out);
+        self.flush_if_due();
+        if self.patience_due.is_some_and(|due| due <= self.now) {
+            self.lose_patience(out);
+        }
+        if self.quorum_deadline().is_some_and(|due| due <= self.now) {
+            self.changed = true;
+        }
+    }
+
+    /// Reconsiders everything that depends on which replicas are there.
+    fn review(&mut self, out: &mut Actions) {
+        self.try_to_activate(out);
+        self.answer_flushes(out);
+        self.retire();
+        self.advance_live_repair(out);
+        self.start_live_repair(out);
+        self.release_held(out);
+        self.ask_parked_reads(out);
+        self.finish_deactivation(out);
+    }
+
+    /// Answers a request or command.
+    pub(super) fn answer(
+        &mut self,
+        token: Token,
+        result: Result<Answer, VolumeError>,
+        out: &mut Actions,
+    ) {
+        self.counters.failed += u64::from(result.is_err());
+        out.push(Action::Answer { token, result });
+    }
+
+    /// Tells the operator what became of a replica, why, and what comes next.
+    pub(super) fn report(&self, id: ClientId, reason: &str, next: &str, out: &mut Actions) {
+        let client = &self.clients[id];
+        out.push(Action::Report(Report::Replica {
+            client: id,
+            address: client.address,
+            state: client.state(),
+            reason: reason.to_owned(),
+            next: next.to_owned(),
+        }));
+    }
+
+    /// Tells the operator something about the volume.
+    pub(super) fn tell(what: String, out: &mut Actions) {
+        out.push(Action::Report(Report::Volume { what }));
+    }
+
+    /// The next of a sequence of numbers that looks random: splitmix64.
+    pub(super) fn jitter(&mut self) -> u64 {
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.jitter;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Dials the region server again.
+    pub(super) fn dial(&mut self, id: ClientId, out: &mut Actions) {
+        let jitter = self.jitter();
+        self.clients[id].dial(self.now, jitter, out);
+    }
+
+    /// When requests that wait are looked at next.
+    pub(super) fn wait_patiently(&mut self) {
+        if self.patience_due.is_none() {
+            let step = Span::from_nanos(self.config.patience.as_nanos() / 8)
+                .clamp(Span::from_millis(1), Span::from_secs(1));
+            self.patience_due = Some(self.now.after(step));
+        }
     }
 }

@@ -1,0 +1,287 @@
+//! The volume comes and goes: who must be there, which generation may have it, and how it is let go.
+//! Spec: negotiation 2.3.
+
+use crucible_protocol::{ClientId, JobId};
+use vm_types::Moment;
+
+use super::action::{Actions, Answer, VolumeError};
+use super::clients::PerClient;
+use super::event::Token;
+use super::jobs::Held;
+use super::reads::Reads;
+use super::status::{Mode, Phase, ReplicaState, Step};
+use super::upstairs::Upstairs;
+
+/// What is on the way up or down.
+#[derive(Debug, Default)]
+pub(super) struct Activation {
+    /// Who waits for activation.
+    up: Option<Token>,
+    /// Who waits for deactivation, and for which flush.
+    down: Option<(Token, Option<JobId>)>,
+    /// Since when two of three are ready.
+    two_since: Option<Moment>,
+    /// Why the volume stopped.
+    pub(super) stopped: Option<VolumeError>,
+}
+
+impl Upstairs {
+    /// Begins to activate the volume.
+    pub(super) fn activate(&mut self, token: Token, generation: u64, out: &mut Actions) {
+        let refused = match self.phase {
+            Phase::Inactive if generation == 0 && !self.config.read_only => {
+                Some(VolumeError::GenerationZero)
+            }
+            Phase::Inactive => None,
+            Phase::Activating => Some(VolumeError::Activating),
+            Phase::Active => Some(VolumeError::Active {
+                generation: self.generation,
+            }),
+            Phase::Deactivating => Some(VolumeError::Deactivating),
+        };
+        if let Some(refused) = refused {
+            return self.answer(token, Err(refused), out);
+        }
+        self.phase = Phase::Activating;
+        self.generation = generation;
+        self.geometry = self.config.geometry;
+        self.activation = Activation {
+            up: Some(token),
+            ..Activation::default()
+        };
+        let synced_through = self.jobs.retired_through();
+        for id in ClientId::ALL {
+            let client = &mut self.clients[id];
+            client.reset(synced_through);
+            client.region = None;
+            client.set_state(ReplicaState::Connecting {
+                mode: Mode::New,
+                step: Step::WaitConnect,
+            });
+            self.dial(id, out);
+        }
+    }
+
+    /// Activates when enough replicas are ready; when all have been lost since, makes them equal anew.
+    pub(super) fn try_to_activate(&mut self, out: &mut Actions) {
+        if self.reconcile.is_some() {
+            return;
+        }
+        match self.phase {
+            Phase::Activating if self.config.read_only => self.join_read_only(out),
+            Phase::Activating => {
+                if let Some(who) = self.quorum(Step::WaitQuorum) {
+                    self.check_generation(&who, out);
+                }
+            }
+            Phase::Active if self.config.read_only => self.join_read_only(out),
+            Phase::Active => {
+                let nobody = |up: &Self| {
+                    up.clients
+                        .count(|client| client.takes_jobs() || client.is_offline())
+                        == 0
+                };
+                if nobody(self) {
+                    if let Some(who) = self.quorum(Step::LiveRepairReady) {
+                        let what = "all replicas were given up: they are made equal as at activation; \
+                                    writes that no flush covered may be lost";
+                        Self::tell(what.to_owned(), out);
+                        self.begin_reconciliation(&who, out);
+                    }
+                }
+            }
+            Phase::Inactive | Phase::Deactivating => {}
+        }
+    }
+
+    /// Who takes part, when enough stand at this step: all three, or two after the configured wait.
+    fn quorum(&mut self, step: Step) -> Option<PerClient<bool>> {
+        let who = PerClient::from_fn(|id| self.clients[id].is_at(step));
+        match who.count(|&ready| ready) {
+            3 => Some(who),
+            2 => {
+                let since = *self.activation.two_since.get_or_insert(self.now);
+                let wait = self.config.degraded_activation?;
+                (self.now.since(since) >= wait).then_some(who)
+            }
+            _ => {
+                self.activation.two_since = None;
+                None
+            }
+        }
+    }
+
+    /// When two replicas have waited for the third long enough.
+    pub(super) fn quorum_deadline(&self) -> Option<Moment> {
+        let wait = self.config.degraded_activation?;
+        let since = self.activation.two_since?;
+        (self.reconcile.is_none()).then(|| since.after(wait))
+    }
+
+    /// A generation must be higher than any that is on the disks. Flushes are numbered on from the highest.
+    fn check_generation(&mut self, who: &PerClient<bool>, out: &mut Actions) {
+        let states = || {
+            self.clients
+                .iter()
+                .filter(|client| who[client.id])
+                .flat_map(|client| &client.extents)
+        };
+        let found = states().map(|state| state.generation).max().unwrap_or(0);
+        let flush = states().map(|state| state.flush).max().unwrap_or(0);
+        if self.generation <= found {
+            let requested = self.generation;
+            return self.stop(VolumeError::GenerationTooLow { requested, found }, out);
+        }
+        self.next_flush = flush.saturating_add(1);
+        self.begin_reconciliation(who, out);
+    }
+
+    /// The replicas that took part are equal: the volume is active with these.
+    pub(super) fn become_active(&mut self, who: &PerClient<bool>, out: &mut Actions) {
+        let synced_through = self.jobs.retired_through().max(self.newest_job());
+        for id in ClientId::ALL {
+            if !who[id] {
+                if self.clients[id].mode() == Some(Mode::New) {
+                    self.make_latecomer(id);
+                }
+                continue;
+            }
+            let client = &mut self.clients[id];
+            client.set_state(ReplicaState::Active);
+            client.extents = Vec::new();
+            client.suspects.clear();
+            client.synced_through = synced_through;
+            client.last_flush = None;
+            self.report(id, "it is equal to the others", "it is used", out);
+        }
+        self.activation.two_since = None;
+        self.changed = true;
+        if self.phase == Phase::Activating {
+            self.phase = Phase::Active;
+            let token = self.activation.up.take();
+            if let (Some(token), Some(geometry)) = (token, self.geometry) {
+                self.answer(token, Ok(Answer::Activated(geometry)), out);
+            }
+        }
+    }
+
+    /// Jobs up to this one were given out.
+    fn newest_job(&self) -> JobId {
+        self.jobs.iter().last().map_or(JobId(0), |job| job.id)
+    }
+
+    /// A replica that was not there in time goes on where it is, but will be repaired.
+    fn make_latecomer(&mut self, id: ClientId) {
+        if let ReplicaState::Connecting { step, .. } = self.clients[id].state() {
+            let step = match step {
+                Step::WaitQuorum => Step::LiveRepairReady,
+                other => other,
+            };
+            self.clients[id].set_state(ReplicaState::Connecting {
+                mode: Mode::Faulted,
+                step,
+            });
+        }
+    }
+
+    /// Where nothing is written, one replica is enough, and the others join as they come.
+    fn join_read_only(&mut self, out: &mut Actions) {
+        let who = PerClient::from_fn(|id| {
+            self.clients[id].is_at(Step::WaitQuorum)
+                || self.clients[id].is_at(Step::LiveRepairReady)
+        });
+        if who.count(|&ready| ready) > 0 {
+            self.become_active(&who, out);
+        }
+    }
+
+    /// Begins to let the volume go: what was written is flushed first.
+    pub(super) fn deactivate(&mut self, token: Token, out: &mut Actions) {
+        match self.phase {
+            Phase::Inactive => return self.answer(token, Err(VolumeError::Inactive), out),
+            Phase::Deactivating => return self.answer(token, Err(VolumeError::Deactivating), out),
+            Phase::Activating => {
+                self.let_go(&VolumeError::Deactivating, out);
+                return self.answer(token, Ok(Answer::Deactivated), out);
+            }
+            Phase::Active => {}
+        }
+        self.phase = Phase::Deactivating;
+        // What was held was never begun.
+        for request in std::mem::take(&mut self.held).list {
+            self.answer(request.token, Err(VolumeError::Deactivating), out);
+        }
+        for id in ClientId::ALL {
+            if self.clients[id].is_offline() && !self.config.read_only {
+                self.fault(id, "the volume is deactivated while it is away", out);
+            }
+        }
+        let last = (self.jobs.len() > 0).then(|| self.flush(None, None, self.now));
+        self.activation.down = Some((token, last));
+        self.changed = true;
+    }
+
+    /// Lets go when the last flush is finished.
+    pub(super) fn finish_deactivation(&mut self, out: &mut Actions) {
+        let Some((token, last)) = self.activation.down else {
+            return;
+        };
+        if self.reads.is_asking() {
+            return;
+        }
+        let failed = match last.and_then(|last| self.jobs.get(last)) {
+            None => 0,
+            Some(job) if !job.is_finished() => return,
+            Some(job) => job
+                .slots
+                .count(|slot| slot.state != super::status::JobState::Done)
+                as u32,
+        };
+        self.activation.down = None;
+        self.let_go(&VolumeError::Deactivating, out);
+        let result = if failed > 1 {
+            Err(VolumeError::FlushFailed { failed })
+        } else {
+            Ok(Answer::Deactivated)
+        };
+        self.answer(token, result, out);
+    }
+
+    /// Stops the volume for a reason that will not go away by itself.
+    pub(super) fn stop(&mut self, why: VolumeError, out: &mut Actions) {
+        let was = self.phase;
+        self.let_go(&why, out);
+        if was != Phase::Inactive && why != VolumeError::ShutDown {
+            Self::tell(format!("the volume stopped: {why}"), out);
+            self.activation.stopped = Some(why);
+        }
+    }
+
+    /// Hangs up on all, and answers with `why` all that is unanswered.
+    fn let_go(&mut self, why: &VolumeError, out: &mut Actions) {
+        self.phase = Phase::Inactive;
+        for client in self.clients.iter_mut() {
+            client.disconnect(self.now, true, out);
+            client.set_state(ReplicaState::Idle);
+        }
+        self.reconcile = None;
+        self.live_repair = None;
+        self.flush_due = None;
+        self.patience_due = None;
+        let up = self.activation.up.take();
+        let down = self.activation.down.take().map(|(token, _)| token);
+        self.activation.two_since = None;
+        let held: Held = std::mem::take(&mut self.held);
+        let reads: Reads = std::mem::take(&mut self.reads);
+        let jobs: Vec<Token> = self.jobs.clear().filter_map(|job| job.token).collect();
+        let tokens = up
+            .into_iter()
+            .chain(down)
+            .chain(held.list.into_iter().map(|request| request.token))
+            .chain(reads.into_tokens())
+            .chain(jobs);
+        for token in tokens {
+            self.answer(token, Err(why.clone()), out);
+        }
+    }
+}

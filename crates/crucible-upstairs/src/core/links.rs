@@ -1,0 +1,203 @@
+//! Links come and go: who is dialed again, what is replayed, who is given up.
+//! Spec: I/O semantics 3.5 and 3.7, negotiation 2.3.
+
+use crucible_protocol::{ClientId, Message};
+
+use super::action::Actions;
+use super::dependencies::DependencyMap;
+use super::dispatch::record;
+use super::event::LinkLoss;
+use super::status::{JobState, Mode, Phase, ReplicaState, Step};
+use super::upstairs::Upstairs;
+
+impl Upstairs {
+    /// The dialed link is there: greets.
+    pub(super) fn link_up(&mut self, id: ClientId, out: &mut Actions) {
+        if !self.clients[id].is_at(Step::WaitConnect) {
+            return;
+        }
+        let client = &mut self.clients[id];
+        client.connected(self.now);
+        let hello = Message::HereIAm {
+            version: crucible_protocol::MESSAGE_VERSION,
+            key: self.key,
+            generation: self.generation,
+            read_only: self.config.read_only,
+            encrypted: self.config.encrypted,
+            alternate_versions: Vec::new(),
+        };
+        client.say(hello, out);
+    }
+
+    /// The link is gone by itself.
+    pub(super) fn link_down(&mut self, id: ClientId, loss: LinkLoss, out: &mut Actions) {
+        let reason = match loss {
+            LinkLoss::Closed if self.clients[id].is_at(Step::WaitForPromote) => format!(
+                "closed when generation {} was to be promoted: another upstairs of the same or a higher \
+                 generation may hold the region; if so, use a higher one",
+                self.generation
+            ),
+            LinkLoss::Closed => "closed by the region server".to_owned(),
+            LinkLoss::Failed(why) => why,
+            LinkLoss::Malformed(why) => format!("it sent what is not a message: {why}"),
+        };
+        self.clients[id].disconnect(self.now, false, out);
+        self.lose(id, reason, out);
+    }
+
+    /// Gives the link up, and dials again. What a replica missed in a short absence is kept for it.
+    pub(super) fn lose(&mut self, id: ClientId, reason: String, out: &mut Actions) {
+        let was = self.clients[id].state();
+        let mode = match was {
+            ReplicaState::Idle => return,
+            ReplicaState::Active if self.can_be_replayed(id) => Mode::Offline,
+            ReplicaState::Active | ReplicaState::LiveRepair => {
+                return self.fault(id, &reason, out);
+            }
+            ReplicaState::Connecting { mode, .. } => mode,
+        };
+        self.clients[id].disconnect(self.now, true, out);
+        if was == ReplicaState::Active {
+            for job in self.jobs.iter_mut() {
+                let slot = &mut job.slots[id];
+                slot.queued = false;
+                slot.waits = Vec::new();
+                if slot.state == JobState::Sent {
+                    slot.state = JobState::Waiting;
+                }
+            }
+            self.forget_reads_of(id, out);
+            self.wait_patiently();
+        }
+        self.clients[id].set_state(ReplicaState::Connecting {
+            mode,
+            step: Step::WaitConnect,
+        });
+        self.dial(id, out);
+        let next = match mode {
+            Mode::New => "it is dialed again; activation waits for it",
+            Mode::Offline => "it is dialed again; what it missed will be replayed",
+            Mode::Faulted | Mode::Replaced => "it is dialed again; live repair will follow",
+        };
+        // A region server that is away is dialed for as long as it takes: that is no news each time.
+        if self.clients[id].last_loss.as_deref() != Some(&reason)
+            || !matches!(was, ReplicaState::Connecting { .. })
+        {
+            self.report(id, &reason, next, out);
+        }
+        self.clients[id].last_loss = Some(reason);
+        self.changed = true;
+        if matches!(
+            was,
+            ReplicaState::Connecting {
+                step: Step::Reconcile,
+                ..
+            }
+        ) {
+            self.abort_reconciliation(out);
+        }
+    }
+
+    /// Gives a replica up: what it has not done, it will not do; live repair makes it whole again.
+    pub(super) fn fault(&mut self, id: ClientId, reason: &str, out: &mut Actions) {
+        if self.clients[id].state() == ReplicaState::Idle {
+            return;
+        }
+        let was_repairing = self.clients[id].is_repairing();
+        self.clients[id].disconnect(self.now, true, out);
+        for job in self.jobs.iter_mut() {
+            let slot = &mut job.slots[id];
+            slot.queued = false;
+            slot.waits = Vec::new();
+            if !slot.state.is_finished() {
+                slot.state = JobState::Skipped;
+            }
+        }
+        let client = &mut self.clients[id];
+        client.jobs = 0;
+        client.bytes = 0;
+        client.last_flush = None;
+        client.extent_limit = None;
+        client.counters.faulted += 1;
+        client.counters.live_repairs_aborted += u64::from(was_repairing);
+        client.set_state(ReplicaState::Connecting {
+            mode: Mode::Faulted,
+            step: Step::WaitConnect,
+        });
+        self.dial(id, out);
+        self.forget_reads_of(id, out);
+        self.clients[id].last_loss = Some(reason.to_owned());
+        self.wait_patiently();
+        self.report(
+            id,
+            reason,
+            "it is dialed again; live repair will follow",
+            out,
+        );
+        self.changed = true;
+    }
+
+    /// Whether all that a replica would miss from now on is still known. After a barrier was retired that it has
+    /// not flushed, it is not.
+    fn can_be_replayed(&self, id: ClientId) -> bool {
+        self.config.read_only
+            || (self.jobs.retired_through() <= self.clients[id].synced_through
+                && self.phase != Phase::Deactivating)
+    }
+
+    /// A replica is back after a short absence: sends again all that its last flush did not cover, done or not,
+    /// since it may have forgotten. It is active at once; there is no answer to wait for.
+    pub(super) fn replay(&mut self, id: ClientId, out: &mut Actions) {
+        let Some(geometry) = self.geometry else {
+            return;
+        };
+        let client = &mut self.clients[id];
+        let last = client.last_flush;
+        client.say(Message::LastFlush { last }, out);
+        client.map = DependencyMap::after(last);
+        client.set_state(ReplicaState::Active);
+        client.counters.replays += 1;
+        for job in self.jobs.iter_mut() {
+            if job.id <= client.synced_through {
+                continue;
+            }
+            let (job_id, ready) = (job.id, job.is_ready());
+            let slot = &mut job.slots[id];
+            match slot.state {
+                JobState::Skipped | JobState::Failed => continue,
+                JobState::Waiting | JobState::Sent => slot.state = JobState::Waiting,
+                JobState::Done => {}
+            }
+            slot.replayed = true;
+            slot.waits = record(&mut client.map, job_id, &job.kind, geometry);
+            if ready {
+                slot.queued = true;
+                client.queue.push_back(job_id);
+                client.counters.replayed_jobs += 1;
+            }
+        }
+        self.report(id, "it is back", "what it missed is replayed", out);
+        self.changed = true;
+    }
+
+    /// Gives replicas up that are away and for which too much has been kept, as long as enough others are there.
+    /// Were they not, giving up would lose what only memory holds; so the guest is slowed down instead.
+    pub(super) fn give_up_laggards(&mut self, out: &mut Actions) {
+        let limits = self.config.limits;
+        for id in ClientId::ALL {
+            let client = &self.clients[id];
+            let lags = client.is_offline()
+                && (client.jobs > limits.offline_jobs || client.bytes > limits.offline_bytes);
+            let others = self
+                .clients
+                .count(|other| other.id != id && other.takes_jobs());
+            if lags && others == 2 && self.clients.count(|other| other.is_active()) > 0 {
+                let reason = format!(
+                    "away too long: {} jobs, {} bytes wait for it",
+                    self.clients[id].jobs, self.clients[id].bytes
+                );
+                self.fault(id, &reason, out);
+            }
+        }
+    }
+}

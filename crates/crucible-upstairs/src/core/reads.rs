@@ -1,0 +1,596 @@
+//! Reads: one replica is asked, a second when it is late, the others when what came is not to be believed.
+//!
+//! Each attempt is a job of its own, ordered after all that was sent to that replica before; so any whole replica
+//! may be asked at any time, and the answer has every write that was acknowledged when the read began.
+//! An attempt that nobody waits for any more is remembered until it is answered, or its link is gone.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use bytes::Bytes;
+use crucible_protocol::{
+    BlockIndex, ClientId, CrucibleError, Geometry, JobId, Message, ReadBlockContext,
+};
+use vm_types::{Moment, Span};
+
+use super::action::{Action, Actions, Answer, Report, VolumeError};
+use super::clients::{PerClient, is_client};
+use super::event::{BadData, Plain, Token, Written};
+use super::status::{JobState, JobStatus, JobType, Phase};
+use super::upstairs::Upstairs;
+
+/// One of so many reads goes to a replica by turn, so that the latency of each stays known.
+const EXPLORE_EVERY: u64 = 64;
+/// Reads that may be with more than one replica at once, whatever the load.
+const HEDGES_MIN: usize = 4;
+/// One of so many reads may be with more than one replica.
+const HEDGES_SHARE: usize = 8;
+/// When no more may be hedged, it is tried again after this.
+const HEDGE_PAUSE: Span = Span::from_millis(2);
+
+/// All reads that are not answered.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    slots: Vec<Option<Read>>,
+    free: Vec<usize>,
+    attempts: HashMap<JobId, Attempt, BuildHasherDefault<IdHasher>>,
+    /// Reads for which no replica is there.
+    parked: VecDeque<usize>,
+    bytes: usize,
+    /// Attempts beyond the first of each read.
+    hedges: usize,
+    hedge_not_before: Moment,
+    turn: u64,
+}
+
+/// A read of the guest.
+#[derive(Debug)]
+struct Read {
+    token: Token,
+    start: BlockIndex,
+    count: u64,
+    bytes: usize,
+    arrived: Moment,
+    asked: PerClient<Asked>,
+}
+
+/// How a read stands with one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    No,
+    Waiting(JobId),
+    Bad(BadData),
+    Failed(CrucibleError),
+}
+
+/// One replica was asked.
+#[derive(Debug)]
+struct Attempt {
+    /// The read that waits for it, if it still does.
+    read: Option<usize>,
+    client: ClientId,
+    sent: Moment,
+    /// It is with the cipher.
+    opening: bool,
+    /// It is not the first of its read.
+    hedge: bool,
+}
+
+/// Job ids are spread well enough by one multiplication, and the same everywhere.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(26);
+    }
+}
+
+impl Reads {
+    /// How many are not answered.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// What they ask for.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a replica or the cipher is at work for one of them.
+    pub(super) fn is_asking(&self) -> bool {
+        self.len() > self.parked.len()
+    }
+
+    pub(super) fn into_tokens(self) -> impl Iterator<Item = Token> {
+        self.slots.into_iter().flatten().map(|read| read.token)
+    }
+
+    pub(super) fn statuses(&self) -> impl Iterator<Item = JobStatus> {
+        self.slots.iter().flatten().filter_map(|read| {
+            let id = read.asked.iter().find_map(|asked| match asked {
+                Asked::Waiting(id) => Some(*id),
+                _ => None,
+            })?;
+            Some(JobStatus {
+                id,
+                kind: JobType::Read,
+                replay: false,
+                blocks: read.count,
+                acked: false,
+                states: ClientId::ALL.map(|client| match read.asked[client] {
+                    Asked::No => JobState::Skipped,
+                    Asked::Waiting(_) => JobState::Sent,
+                    Asked::Bad(_) | Asked::Failed(_) => JobState::Failed,
+                }),
+            })
+        })
+    }
+
+    /// Takes those out that have waited too long for a replica. True if others go on waiting.
+    pub(super) fn fail_parked(
+        &mut self,
+        is_over: impl Fn(Moment) -> bool,
+        failed: &mut Vec<(Token, Moment)>,
+    ) -> bool {
+        let parked = std::mem::take(&mut self.parked);
+        for slot in parked {
+            let arrived = self.get(slot).map(|read| read.arrived);
+            if arrived.is_some_and(&is_over) {
+                failed.extend(self.remove(slot).map(|read| (read.token, read.arrived)));
+            } else {
+                self.parked.push_back(slot);
+            }
+        }
+        !self.parked.is_empty()
+    }
+
+    fn insert(&mut self, read: Read) -> usize {
+        self.bytes += read.bytes;
+        if let Some(slot) = self.free.pop() {
+            if let Some(place) = self.slots.get_mut(slot) {
+                *place = Some(read);
+            }
+            slot
+        } else {
+            self.slots.push(Some(read));
+            self.slots.len() - 1
+        }
+    }
+
+    fn get(&self, slot: usize) -> Option<&Read> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    fn get_mut(&mut self, slot: usize) -> Option<&mut Read> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// Takes a read out. Nobody waits for its attempts any more.
+    fn remove(&mut self, slot: usize) -> Option<Read> {
+        let read = self.slots.get_mut(slot)?.take()?;
+        self.bytes -= read.bytes;
+        self.free.push(slot);
+        for asked in read.asked.iter() {
+            if let Asked::Waiting(id) = asked {
+                if let Some(attempt) = self.attempts.get_mut(id) {
+                    attempt.read = None;
+                }
+            }
+        }
+        Some(read)
+    }
+
+    fn drop_attempt(&mut self, id: JobId) -> Option<Attempt> {
+        let attempt = self.attempts.remove(&id)?;
+        self.hedges -= usize::from(attempt.hedge);
+        Some(attempt)
+    }
+}
+
+impl Upstairs {
+    /// Begins a read of blocks that exist.
+    pub(super) fn read(
+        &mut self,
+        token: Token,
+        start: BlockIndex,
+        count: u64,
+        geometry: Geometry,
+        out: &mut Actions,
+    ) {
+        if count == 0 {
+            let nothing = Plain {
+                data: Bytes::new(),
+                written: Written::All,
+            };
+            return self.answer(token, Ok(Answer::Read(nothing)), out);
+        }
+        let slot = self.reads.insert(Read {
+            token,
+            start,
+            count,
+            bytes: (count * u64::from(geometry.block_size())) as usize,
+            arrived: self.now,
+            asked: PerClient::default(),
+        });
+        self.pursue(slot, out);
+    }
+
+    /// Asks the best replica that was not asked yet; parks or fails the read when there is none.
+    fn pursue(&mut self, slot: usize, out: &mut Actions) {
+        if self.ask(slot, out) {
+            return;
+        }
+        let Some(read) = self.reads.get(slot) else {
+            return;
+        };
+        if read
+            .asked
+            .iter()
+            .any(|asked| matches!(asked, Asked::Waiting(_)))
+        {
+            return;
+        }
+        let (start, count) = (read.start.0, read.count);
+        let fault = read.asked.iter().rev().find_map(|asked| match asked {
+            Asked::Bad(bad) => Some(VolumeError::BadData {
+                start,
+                count,
+                bad: *bad,
+            }),
+            Asked::Failed(error) => Some(VolumeError::ReadFailed {
+                start,
+                count,
+                error: error.clone(),
+            }),
+            Asked::No | Asked::Waiting(_) => None,
+        });
+        match fault {
+            Some(error) => {
+                if let Some(read) = self.reads.remove(slot) {
+                    self.answer(read.token, Err(error), out);
+                    self.changed |= self.phase == Phase::Deactivating;
+                }
+            }
+            None => {
+                self.reads.parked.push_back(slot);
+                self.wait_patiently();
+            }
+        }
+    }
+
+    /// Asks one more replica. False when there is none to ask.
+    fn ask(&mut self, slot: usize, out: &mut Actions) -> bool {
+        let Some(to) = self.choose(slot) else {
+            return false;
+        };
+        let id = self.jobs.next_id();
+        let reads = &mut self.reads;
+        let Some(read) = reads.slots.get_mut(slot).and_then(Option::as_mut) else {
+            return false;
+        };
+        let hedge = read.asked.iter().any(|asked| *asked != Asked::No);
+        read.asked[to] = Asked::Waiting(id);
+        let (start, count) = (read.start, read.count);
+        reads.hedges += usize::from(hedge);
+        reads.attempts.insert(
+            id,
+            Attempt {
+                read: Some(slot),
+                client: to,
+                sent: self.now,
+                opening: false,
+                hedge,
+            },
+        );
+        let client = &mut self.clients[to];
+        let dependencies = client.map.read(id, start.0, start.0 + count);
+        client.reads.push_back((id, self.now));
+        client.reads_open += 1;
+        client.counters.reads += 1;
+        let size = 96 + 8 * dependencies.len();
+        let request = Message::ReadRequest {
+            key: self.key,
+            job: id,
+            dependencies,
+            start,
+            count,
+        };
+        client.hand(request, size, out);
+        self.jobs.unfenced_jobs += 1;
+        self.arm_flush();
+        true
+    }
+
+    /// The whole replica that will answer first, as far as one can tell.
+    fn choose(&mut self, slot: usize) -> Option<ClientId> {
+        self.reads.turn = self.reads.turn.wrapping_add(1);
+        let turn = self.reads.turn;
+        let read = self.reads.get(slot)?;
+        let free = |id: &ClientId| self.clients[*id].is_active() && read.asked[*id] == Asked::No;
+        if turn % EXPLORE_EVERY == 0 {
+            let by_turn = ClientId(((turn / EXPLORE_EVERY) % 3) as u8);
+            if free(&by_turn) {
+                return Some(by_turn);
+            }
+        }
+        ClientId::ALL.into_iter().filter(free).min_by_key(|&id| {
+            let client = &self.clients[id];
+            let mean_us = client.latency.mean().as_nanos() / 1000 + 20;
+            mean_us.saturating_mul(client.reads_open as u64 + 1)
+        })
+    }
+
+    /// A replica answered a read.
+    pub(super) fn read_reply(
+        &mut self,
+        from: ClientId,
+        id: JobId,
+        blocks: Result<Vec<ReadBlockContext>, CrucibleError>,
+        data: Bytes,
+        out: &mut Actions,
+    ) {
+        let Some(attempt) = self.reads.attempts.get_mut(&id) else {
+            return; // Of an earlier link.
+        };
+        if attempt.client != from || attempt.opening {
+            return;
+        }
+        let (slot, sent) = (attempt.read, attempt.sent);
+        let client = &mut self.clients[from];
+        client.reads_open = client.reads_open.saturating_sub(1);
+        client.latency.sample(self.now.since(sent));
+        let Some(slot) = slot else {
+            self.reads.drop_attempt(id);
+            return;
+        };
+        match blocks {
+            Ok(contexts) => {
+                let Some(read) = self.reads.get(slot) else {
+                    return;
+                };
+                if contexts.len() as u64 != read.count || data.len() != read.bytes {
+                    return self.attempt_failed(id, Asked::Bad(BadData::Length), out);
+                }
+                let start = read.start;
+                if let Some(attempt) = self.reads.attempts.get_mut(&id) {
+                    attempt.opening = true;
+                }
+                out.push(Action::Open {
+                    job: id,
+                    client: from,
+                    start,
+                    contexts,
+                    data,
+                });
+            }
+            Err(error) => self.attempt_failed(id, Asked::Failed(error), out),
+        }
+    }
+
+    /// A replica cannot do a read, and goes on trying. True if it was a read.
+    pub(super) fn read_error(
+        &mut self,
+        from: ClientId,
+        id: JobId,
+        error: &CrucibleError,
+        out: &mut Actions,
+    ) -> bool {
+        let Some(attempt) = self.reads.attempts.get(&id) else {
+            return false;
+        };
+        if attempt.client == from && !attempt.opening && attempt.read.is_some() {
+            self.clients[from].counters.errors += 1;
+            self.attempt_failed(id, Asked::Failed(error.clone()), out);
+        }
+        true
+    }
+
+    /// The cipher has opened, or not believed, what a replica gave.
+    pub(super) fn opened(
+        &mut self,
+        id: JobId,
+        from: ClientId,
+        result: Result<Plain, BadData>,
+        out: &mut Actions,
+    ) {
+        let known = self.reads.attempts.get(&id);
+        if !known.is_some_and(|attempt| attempt.opening && attempt.client == from) {
+            return;
+        }
+        if !is_client(from) {
+            return;
+        }
+        let plain = match result {
+            Ok(plain) => plain,
+            Err(bad) => return self.attempt_failed(id, Asked::Bad(bad), out),
+        };
+        let Some(slot) = self.reads.drop_attempt(id).and_then(|attempt| attempt.read) else {
+            return;
+        };
+        let Some(read) = self.reads.remove(slot) else {
+            return;
+        };
+        for other in read.asked.iter() {
+            if let Asked::Waiting(other) = *other {
+                if self
+                    .reads
+                    .attempts
+                    .get(&other)
+                    .is_some_and(|attempt| attempt.opening)
+                {
+                    out.push(Action::Cancel { job: other });
+                    self.reads.drop_attempt(other);
+                }
+            }
+        }
+        let (start, count) = (read.start, read.count);
+        self.answer(read.token, Ok(Answer::Read(plain)), out);
+        self.changed |= self.phase == Phase::Deactivating;
+        // Good data is proof against those that gave bad data: it is them, not the key.
+        for liar in ClientId::ALL {
+            if let Asked::Bad(bad) = read.asked[liar] {
+                self.distrust(liar, start, count, bad, out);
+            }
+        }
+    }
+
+    /// One replica will not answer a read; others may.
+    fn attempt_failed(&mut self, id: JobId, how: Asked, out: &mut Actions) {
+        let Some(attempt) = self.reads.drop_attempt(id) else {
+            return;
+        };
+        let from = attempt.client;
+        let Some(slot) = attempt.read else {
+            return;
+        };
+        let Some(read) = self.reads.get_mut(slot) else {
+            return;
+        };
+        let (start, count) = (read.start, read.count);
+        match &how {
+            Asked::Bad(bad) => {
+                self.clients[from].counters.bad_reads += 1;
+                out.push(Action::Report(Report::Integrity {
+                    client: from,
+                    address: self.clients[from].address,
+                    start,
+                    count,
+                    bad: *bad,
+                }));
+            }
+            Asked::Failed(error) => out.push(Action::Report(Report::JobFailed {
+                client: from,
+                address: self.clients[from].address,
+                job: id,
+                error: error.clone(),
+            })),
+            Asked::No | Asked::Waiting(_) => {}
+        }
+        read.asked[from] = how;
+        self.pursue(slot, out);
+    }
+
+    /// A replica gave bad data where another had good: its extents will be copied from another, at once if two
+    /// others are whole. With fewer, a replica with a bad block is worth more than none.
+    fn distrust(
+        &mut self,
+        id: ClientId,
+        start: BlockIndex,
+        count: u64,
+        bad: BadData,
+        out: &mut Actions,
+    ) {
+        let Some(geometry) = self.geometry else {
+            return;
+        };
+        if self.config.read_only || !self.clients[id].is_active() {
+            return;
+        }
+        for run in geometry.runs(start, count) {
+            self.clients[id].suspects.add(run.extent);
+        }
+        let others = self
+            .clients
+            .count(|other| other.id != id && other.is_active());
+        if others == 2 {
+            let reason = format!("blocks {start}+{count}: {bad}, another has them in good state");
+            self.fault(id, &reason, out);
+        }
+    }
+
+    /// The link to a replica is gone: its reads go to others.
+    pub(super) fn forget_reads_of(&mut self, id: ClientId, out: &mut Actions) {
+        self.clients[id].reads.clear();
+        self.clients[id].reads_open = 0;
+        let mut lost: Vec<JobId> = self
+            .reads
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.client == id && !attempt.opening)
+            .map(|(&job, _)| job)
+            .collect();
+        lost.sort_unstable();
+        for job in lost {
+            let slot = self
+                .reads
+                .drop_attempt(job)
+                .and_then(|attempt| attempt.read);
+            if let Some(slot) = slot {
+                if let Some(read) = self.reads.get_mut(slot) {
+                    read.asked[id] = Asked::No;
+                }
+                self.pursue(slot, out);
+            }
+        }
+    }
+
+    /// Asks for reads that found no replica.
+    pub(super) fn ask_parked_reads(&mut self, out: &mut Actions) {
+        if self.clients.count(|client| client.is_active()) == 0 {
+            return;
+        }
+        for slot in std::mem::take(&mut self.reads.parked) {
+            self.pursue(slot, out);
+        }
+    }
+
+    /// When the next read is late.
+    pub(super) fn late_deadline(&self) -> Option<Moment> {
+        if self.clients.count(|client| client.is_active()) < 2 {
+            return None;
+        }
+        self.clients
+            .iter()
+            .filter_map(|client| {
+                let &(_, sent) = client.reads.front()?;
+                Some(sent.after(client.latency.late()))
+            })
+            .min()
+            .map(|due| due.max(self.reads.hedge_not_before))
+    }
+
+    /// Asks a second replica for reads that are late, within bounds: when all are late, asking more makes it worse.
+    pub(super) fn hedge_late_reads(&mut self, out: &mut Actions) {
+        for id in ClientId::ALL {
+            while let Some(&(job, sent)) = self.clients[id].reads.front() {
+                let slot = match self.reads.attempts.get(&job) {
+                    Some(attempt) if !attempt.opening => attempt.read,
+                    _ => None,
+                };
+                let Some(slot) = slot else {
+                    self.clients[id].reads.pop_front();
+                    continue;
+                };
+                if sent.after(self.clients[id].latency.late()) > self.now {
+                    break;
+                }
+                let bound = HEDGES_MIN.max(self.reads.len() / HEDGES_SHARE);
+                if self.reads.hedges >= bound || self.reads.hedge_not_before > self.now {
+                    if self.reads.hedge_not_before <= self.now {
+                        self.reads.hedge_not_before = self.now.after(HEDGE_PAUSE);
+                    }
+                    return;
+                }
+                self.clients[id].reads.pop_front();
+                if self.ask(slot, out) {
+                    self.counters.hedged_reads += 1;
+                    self.clients[id].counters.late_reads += 1;
+                }
+            }
+        }
+    }
+}

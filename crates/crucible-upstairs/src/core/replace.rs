@@ -1,0 +1,119 @@
+//! Another region server takes the place of one. Spec: I/O semantics 3.9.
+
+use std::net::SocketAddr;
+
+use crucible_protocol::ClientId;
+
+use super::action::{Actions, Answer, ReplaceResult, VolumeError};
+use super::event::Token;
+use super::status::{JobState, Mode, Phase, ReplicaState, Step};
+use super::upstairs::Upstairs;
+
+impl Upstairs {
+    pub(super) fn replace(
+        &mut self,
+        token: Token,
+        old: SocketAddr,
+        new: SocketAddr,
+        out: &mut Actions,
+    ) {
+        let result = self.try_to_replace(old, new, out);
+        self.answer(token, result.map(Answer::Replace), out);
+    }
+
+    fn try_to_replace(
+        &mut self,
+        old: SocketAddr,
+        new: SocketAddr,
+        out: &mut Actions,
+    ) -> Result<ReplaceResult, VolumeError> {
+        let at = |address: SocketAddr| {
+            self.clients
+                .iter()
+                .find(|client| client.address == address)
+                .map(|client| client.id)
+        };
+        if old == new {
+            return Ok(ReplaceResult::VcrMatches);
+        }
+        let refused = |why: String| Err(VolumeError::ReplaceRefused(why));
+        let id = match (at(old), at(new)) {
+            (Some(_), Some(_)) => return refused(format!("both {old} and {new} are in use")),
+            (None, None) => return Ok(ReplaceResult::Missing),
+            (None, Some(id)) => {
+                return Ok(match self.clients[id].state() {
+                    ReplicaState::Connecting {
+                        mode: Mode::Replaced | Mode::Faulted,
+                        ..
+                    }
+                    | ReplicaState::LiveRepair => ReplaceResult::StartedAlready,
+                    _ => ReplaceResult::CompletedAlready,
+                });
+            }
+            (Some(id), None) => id,
+        };
+        for other in self.clients.iter().filter(|other| other.id != id) {
+            let busy = match other.state() {
+                ReplicaState::LiveRepair => true,
+                ReplicaState::Connecting { mode, .. } => mode != Mode::New,
+                ReplicaState::Active | ReplicaState::Idle => false,
+            };
+            if busy {
+                return refused(format!(
+                    "{} is not whole itself; wait until it is repaired",
+                    other.address
+                ));
+            }
+        }
+        if self.phase == Phase::Deactivating {
+            return Err(VolumeError::Deactivating);
+        }
+        self.leave(id, new, out);
+        Ok(ReplaceResult::Started)
+    }
+
+    /// Leaves the old region server, and dials the new one.
+    fn leave(&mut self, id: ClientId, new: SocketAddr, out: &mut Actions) {
+        let was = self.clients[id].state();
+        let reconciling = self.clients[id].is_at(Step::Reconcile);
+        self.clients[id].disconnect(self.now, true, out);
+        for job in self.jobs.iter_mut() {
+            let slot = &mut job.slots[id];
+            slot.queued = false;
+            if !slot.state.is_finished() {
+                slot.state = JobState::Skipped;
+            }
+        }
+        self.forget_reads_of(id, out);
+        let synced_through = self.jobs.retired_through();
+        let client = &mut self.clients[id];
+        client.reset(synced_through);
+        client.address = new;
+        client.region = None;
+        client.repair_address = None;
+        client.last_loss = None;
+        client.latency = super::latency::Latency::default();
+        self.changed = true;
+        if was == ReplicaState::Idle {
+            return;
+        }
+        let mode = match self.phase {
+            Phase::Active => Mode::Replaced,
+            _ => Mode::New,
+        };
+        self.clients[id].set_state(ReplicaState::Connecting {
+            mode,
+            step: Step::WaitConnect,
+        });
+        self.dial(id, out);
+        self.report(
+            id,
+            "it takes the place of another",
+            "it is dialed; it gets all data by live repair",
+            out,
+        );
+        if reconciling {
+            self.abort_reconciliation(out);
+        }
+    }
+}
