@@ -1,7 +1,7 @@
 //! Bytes that are no message: each is refused, as early as can be, with words that name what is wrong.
 
 use bytes::BytesMut;
-use crucible_protocol::{Decoder, Message, WireError};
+use crucible_protocol::{Decoder, Geometry, Message, WireError};
 
 const KEY: [u8; 48] = {
     let mut key = [7; 48];
@@ -74,6 +74,18 @@ fn a_connection_may_take_less() {
         Ok(Some(Message::Unknown { .. }))
     ));
     assert_eq!(Decoder::with_limit(u32::MAX), Decoder::default());
+}
+
+#[test]
+fn a_small_region_takes_all_of_itself_and_no_more() {
+    let limit = |blocks, extents| {
+        let geometry = Geometry::new(4096, blocks, extents).unwrap();
+        Decoder::for_region(&geometry).limit()
+    };
+    assert_eq!(limit(10, 10), (1 << 20) + 100 * (4096 + 37));
+    assert_eq!(limit(1, 0), 1 << 20);
+    assert_eq!(limit(1 << 17, 100), 100 << 20);
+    assert_eq!(limit(1 << 17, u32::MAX), 100 << 20);
 }
 
 #[test]

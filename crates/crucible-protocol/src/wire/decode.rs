@@ -5,7 +5,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::error::WireError;
 use super::field::{Field, Reader};
 use super::{FRAME_MAX, FRAME_MIN, LENGTH_LEN};
+use crate::geometry::Geometry;
 use crate::message::Message;
+
+/// Bytes of a context with nonce and tag.
+const CONTEXT_LEN_MAX: u64 = 37;
+/// Bytes of generation, flush number and dirty flag of an extent.
+const EXTENT_STATE_LEN: u64 = 8 + 8 + 1;
+/// Room for all that does not follow from the size of a region: dependencies (of a hundred thousand jobs), names,
+/// explanations.
+const LISTS_LEN_MAX: u64 = 1 << 20;
 
 impl Message {
     const fn data_mut(&mut self) -> Option<&mut Bytes> {
@@ -53,6 +62,16 @@ impl Decoder {
         Self {
             limit: if limit < FRAME_MAX { limit } else { FRAME_MAX },
         }
+    }
+
+    /// A decoder for either side of a connection about this region: takes what moves all of it at once, and no
+    /// more.
+    pub fn for_region(geometry: &Geometry) -> Self {
+        let block = u64::from(geometry.block_size()) + CONTEXT_LEN_MAX;
+        let blocks = geometry.block_count().saturating_mul(block);
+        let states = EXTENT_STATE_LEN * u64::from(geometry.extent_count());
+        let limit = blocks.max(states).saturating_add(LISTS_LEN_MAX);
+        Self::with_limit(u32::try_from(limit).unwrap_or(FRAME_MAX))
     }
 
     /// The longest frame that is taken, in bytes.
