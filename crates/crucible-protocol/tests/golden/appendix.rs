@@ -1,56 +1,17 @@
-//! Frames as the reference encodes them, byte for byte, in both directions (spec: wire, appendix A).
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+//! Appendix A, in its order; the hashes that it gives.
 
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::context::{hash, integrity_hash};
 use crucible_protocol::{
-    BlockContext, BlockIndex, CrucibleError, Decoder, EncryptionContext, ExtentSize, ExtentState,
-    JobId, Message, NegotiationError, ReadBlockContext, ReadResponseHeader, RegionDefinition,
-    SessionId, SessionKey, SharedWrite, UpstairsId, WriteHeader, WriteKind,
+    BlockContext, BlockIndex, CrucibleError, EncryptionContext, ExtentSize, ExtentState, JobId,
+    Message, NegotiationError, ReadBlockContext, ReadResponseHeader, RegionDefinition, SharedWrite,
+    WriteHeader, WriteKind,
 };
 use uuid::Uuid;
 
-const ZEROS: [u8; 512] = [0; 512];
+use super::{ZEROS, bytes, check, key};
+
 const HASH_OF_ZEROS: u64 = 0x8bbf_7f68_e8c3_b87c;
-
-fn key() -> SessionKey {
-    SessionKey {
-        upstairs: UpstairsId(Uuid::from_u128(0x11111111_2222_3333_4444_555555555555)),
-        session: SessionId(Uuid::from_u128(0x66666666_7777_8888_9999_aaaaaaaaaaaa)),
-    }
-}
-
-/// Text of hexadecimal bytes; `<UUIDS>` stands for [`key`].
-fn bytes(text: &str) -> Vec<u8> {
-    const UUIDS: &str = "10 00 00 00 00 00 00 00 11 11 11 11 22 22 33 33 44 44 55 55 55 55 55 55 \
-                         10 00 00 00 00 00 00 00 66 66 66 66 77 77 88 88 99 99 aa aa aa aa aa aa";
-    text.replace("<UUIDS>", UUIDS)
-        .split_whitespace()
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect()
-}
-
-fn check(message: &Message, text: &str, data: &[u8]) {
-    let mut expected = bytes(text);
-    let head = expected.len();
-    expected.extend_from_slice(data);
-
-    let mut whole = BytesMut::new();
-    message.encode_into(&mut whole);
-    assert_eq!(whole, expected, "{}", message.name());
-    assert_eq!(message.encoded_len(), expected.len(), "{}", message.name());
-
-    let mut parts = BytesMut::new();
-    let tail = message.encode_head(&mut parts);
-    assert_eq!(parts, expected[..head], "{}", message.name());
-    assert_eq!(tail, data, "{}", message.name());
-
-    assert_eq!(
-        Decoder::default().decode(&mut whole),
-        Ok(Some(message.clone()))
-    );
-    assert!(whole.is_empty());
-}
 
 fn encryption() -> EncryptionContext {
     EncryptionContext {
