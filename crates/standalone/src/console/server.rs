@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -29,6 +30,9 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// Clients at a time; each has two threads.
 const CLIENTS_MAX: usize = 32;
 
+/// What an acceptor that nothing wakes may cost.
+const ACCEPTOR_ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// What happens on the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleEvent {
@@ -43,6 +47,8 @@ pub type Input = Box<dyn Fn(&[u8]) -> usize + Send + Sync>;
 pub struct ConsoleServer {
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+    /// The listening socket. The type is a container: what is called on it is the same for all sockets.
+    listening: UnixStream,
 }
 
 struct Shared {
@@ -51,7 +57,7 @@ struct Shared {
     output: Condvar,
     /// Room for input, or the end.
     room: Condvar,
-    /// A client has caught up or left.
+    /// A client has caught up or left, or the acceptor has ended.
     drained: Condvar,
     input: OnceLock<Input>,
     path: std::path::PathBuf,
@@ -67,6 +73,8 @@ struct State {
     /// The UART asked for more meanwhile.
     offer_again: bool,
     closing: bool,
+    /// The acceptor has ended.
+    deaf: bool,
 }
 
 struct Client {
@@ -86,6 +94,12 @@ impl ConsoleServer {
         notify: impl Fn(ConsoleEvent) + Send + 'static,
     ) -> Result<Self, SocketError> {
         let socket = BoundSocket::bind(path)?;
+        let system = |source| SocketError::System {
+            path: path.to_owned(),
+            source,
+        };
+        let listening =
+            UnixStream::from(OwnedFd::from(socket.listener.try_clone().map_err(system)?));
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 scrollback: Scrollback::new(SCROLLBACK_BYTES),
@@ -95,6 +109,7 @@ impl ConsoleServer {
                 offering: false,
                 offer_again: false,
                 closing: false,
+                deaf: false,
             }),
             output: Condvar::new(),
             room: Condvar::new(),
@@ -108,13 +123,10 @@ impl ConsoleServer {
                 .name("console".to_owned())
                 .spawn(move || accept(&shared, &socket, &notify))
         };
-        let acceptor = acceptor.map_err(|source| SocketError::System {
-            path: path.to_owned(),
-            source,
-        })?;
         Ok(Self {
             shared,
-            acceptor: Some(acceptor),
+            acceptor: Some(acceptor.map_err(system)?),
+            listening,
         })
     }
 
@@ -167,11 +179,30 @@ impl Drop for ConsoleServer {
         }
         self.shared.output.notify_all();
         self.shared.room.notify_all();
-        // The acceptor waits for a client; let it have one.
-        let woken = UnixStream::connect(&self.shared.path).is_ok();
-        if let Some(acceptor) = self.acceptor.take()
-            && woken
-        {
+        self.end_acceptor();
+    }
+}
+
+impl ConsoleServer {
+    /// Wakes the acceptor and waits for its end. The socket's path is of no help where another process
+    /// has taken it over, so the listening socket itself is shut down. Where the system does not wake
+    /// the acceptor then, the path is tried, and the wait has a limit.
+    fn end_acceptor(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else {
+            return;
+        };
+        if self.listening.shutdown(std::net::Shutdown::Both).is_err() {
+            UnixStream::connect(&self.shared.path).ok();
+        }
+        let state = self.shared.lock();
+        let waited = self
+            .shared
+            .drained
+            .wait_timeout_while(state, ACCEPTOR_ENDS_WITHIN, |state| !state.deaf)
+            .unwrap_or_else(PoisonError::into_inner);
+        let deaf = waited.0.deaf;
+        drop(waited);
+        if deaf {
             drop(acceptor.join());
         }
     }
@@ -239,8 +270,13 @@ fn accept(shared: &Arc<Shared>, socket: &BoundSocket, notify: &impl Fn(ConsoleEv
     let mut first = true;
     loop {
         let accepted = socket.listener.accept();
-        if shared.lock().closing {
-            return;
+        {
+            let mut state = shared.lock();
+            if state.closing {
+                state.deaf = true;
+                shared.drained.notify_all();
+                return;
+            }
         }
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -439,6 +475,28 @@ mod tests {
         let mut rest = Vec::new();
         second.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_path_that_another_took_over_does_not_hold_up_the_end() {
+        let path = place("taken");
+        let server = ConsoleServer::bind(&path, |_| {}).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let (sender, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(server);
+            sender.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(20)).unwrap();
+        // Nobody knocked there, and what is not ours is still in its place.
+        if cfg!(target_os = "linux") {
+            let knocked = other.accept().map(drop).map_err(|error| error.kind());
+            assert_eq!(knocked, Err(std::io::ErrorKind::WouldBlock));
+        }
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
