@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::{Arc, MutexGuard, Weak};
 
-use block::{AttachOptions, Disk, Source};
+use block::{AttachOptions, Attachment, Disk, Source};
 use uuid::Uuid;
 use vm_types::{Clock, Execution, GuestAddress, GuestMemory, MemoryError, MsiSink, Timers};
 
@@ -221,6 +221,13 @@ impl Nvme {
     /// The place of I/O submission queue `id`.
     pub(super) fn submission(&self, id: u16) -> Option<&Arc<SubmissionQueue>> {
         self.submissions.get(usize::from(id.checked_sub(1)?))
+    }
+
+    /// The joins with the disk of all places that were ever used.
+    pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> + Clone {
+        self.submissions
+            .iter()
+            .filter_map(|queue| queue.attachment())
     }
 
     pub(super) fn admin_tail(&self) -> &Register {

@@ -4,6 +4,8 @@
 //! put into its queues and we have not fetched is in guest memory and stays there. Shadow doorbell pages
 //! are not written at restore: the guest may have moved on.
 
+use block::Attachment;
+
 use super::admin::events::Events;
 use super::admin::features::Features;
 use super::admin::logs::ErrorLog;
@@ -56,21 +58,13 @@ impl Lifecycle for Nvme {
     fn pause(&self) {
         self.shared().core().paused = true;
         // Not under the lock: the last answers may have something to report.
-        for queue in self.submissions() {
-            if let Some(attachment) = queue.attachment()
-                && !attachment.pause()
-            {
-                tracing::warn!(device = self.name(), "paused with requests at the disk");
-            }
+        if !Attachment::pause_all(self.attachments()) {
+            tracing::warn!(device = self.name(), "paused with requests at the disk");
         }
     }
 
     fn resume(&self) {
-        for queue in self.submissions() {
-            if let Some(attachment) = queue.attachment() {
-                attachment.resume();
-            }
-        }
+        self.attachments().for_each(Attachment::resume);
         self.go_on();
     }
 
@@ -79,11 +73,7 @@ impl Lifecycle for Nvme {
     }
 
     fn halt(&self) {
-        for queue in self.submissions() {
-            if let Some(attachment) = queue.attachment() {
-                attachment.detach();
-            }
-        }
+        Attachment::detach_all(self.attachments());
     }
 
     fn save(&self) -> Option<Snapshot> {
@@ -210,9 +200,7 @@ impl Nvme {
         }
         if shared.core().paused {
             // New joins, too, are to wait for `resume`.
-            for attachment in self.submissions().iter().filter_map(|q| q.attachment()) {
-                attachment.pause();
-            }
+            Attachment::pause_all(self.attachments());
         }
         let mut core = shared.core();
         core.configuration = Configuration(state.configuration);
