@@ -8,6 +8,44 @@
 //!
 //! Nothing here opens a socket or a file. Decoders believe no length before they have checked it against the
 //! bytes that are there, and answer malformed input with an error that names the field.
+//!
+//! A question and its answer, as they travel:
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use crucible_protocol::{Decoder, Message};
+//!
+//! let mut wire = BytesMut::new();
+//! Message::Ruok.encode_into(&mut wire);
+//! assert_eq!(wire[..], [8, 0, 0, 0, 9, 0, 0, 0]);
+//!
+//! let decoder = Decoder::default();
+//! while let Some(message) = decoder.decode(&mut wire)? {
+//!     assert_eq!(message.name(), "Ruok");
+//! }
+//! # Ok::<(), crucible_protocol::WireError>(())
+//! ```
+//!
+//! And a region, as it lies on a disk:
+//!
+//! ```
+//! use crucible_protocol::layout::{ExtentLayout, Slot, encode_region, names};
+//! use crucible_protocol::{ExtentId, Geometry, RegionDefinition};
+//! use uuid::Uuid;
+//!
+//! let geometry = Geometry::new(4096, 64, 10)?;
+//! let region = RegionDefinition::new(geometry, Uuid::nil(), true);
+//! assert!(encode_region(&region).contains("\"extent_count\": 10"));
+//!
+//! let layout = ExtentLayout::new(&geometry);
+//! assert_eq!(names::extent_path(ExtentId(9)), "00/000/009");
+//! assert_eq!(layout.data(63, 1), Some(258_048..262_144));
+//! assert_eq!(layout.slots(Slot::B, 0, 1), Some(265_216..265_264));
+//! assert_eq!(layout.file_len(), 268_328);
+//! # Ok::<(), crucible_protocol::GeometryError>(())
+//! ```
+
+#![forbid(unsafe_code)]
 
 pub mod context;
 pub mod error;

@@ -101,6 +101,9 @@ const BENCHES: &[(&str, Measure)] = &[
         inside::measure("interpreter", options.rounds(), &[])
     }),
     ("nvme", nvme::measure),
+    ("protocol", |options| {
+        inside::measure("protocol", options.rounds(), &[])
+    }),
 ];
 
 /// Runs the benches and prints their table.

@@ -30,7 +30,7 @@ impl Message {
 
 /// Takes messages off a buffer that a connection is read into. Has no state of its own.
 ///
-/// The data of a message shares the memory of the buffer and keeps all of it alive.
+/// Data is not copied: it shares the memory of the buffer, and keeps all of that alive.
 ///
 /// ```
 /// # use bytes::BytesMut;
@@ -79,8 +79,7 @@ impl Decoder {
         self.limit
     }
 
-    /// Takes the next message off the front of `buffer`; `None` while it is not all there. Data is not copied: the
-    /// message shares the buffer's memory.
+    /// Takes the next message off the front of `buffer`; `None` while it is not all there.
     ///
     /// After an error the buffer is as it was, and the connection should be closed.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Message>, WireError> {
@@ -104,7 +103,8 @@ impl Decoder {
     }
 
     /// How many bytes are missing from the frame at the front of `buffer`, as far as its beginning tells; 0 when it
-    /// is complete. For readers that want to make room: at most [`Decoder::limit`].
+    /// is complete. For readers that want to make room: at most [`Decoder::limit`], but a peer may announce what
+    /// it never sends, so room for much more than a usual message is better made while its bytes come.
     pub fn missing(&self, buffer: &[u8]) -> Result<usize, WireError> {
         let length = self
             .front(buffer)?
