@@ -110,20 +110,18 @@ impl Upstairs {
             }
             (result, _) => result,
         };
-        let bytes = job.bytes;
+        let client = &mut self.clients[from];
+        if !std::mem::take(&mut slot.redo) {
+            client.jobs -= 1;
+            client.bytes -= job.bytes;
+        }
         if let Err(error) = result {
             slot.state = JobState::Failed;
-            let client = &mut self.clients[from];
-            client.jobs -= 1;
-            client.bytes -= bytes;
             client.counters.errors += 1;
             self.report_job(from, id, error.clone(), out);
             return self.fault(from, &format!("job {id} failed there: {error}"), out);
         }
         slot.state = JobState::Done;
-        let client = &mut self.clients[from];
-        client.jobs -= 1;
-        client.bytes -= bytes;
         if let Kind::Flush { .. } = job.kind {
             client.last_flush = Some(id);
             client.synced_through = id;

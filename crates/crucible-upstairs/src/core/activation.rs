@@ -81,13 +81,13 @@ impl Upstairs {
                         .count(|client| client.takes_jobs() || client.is_offline())
                         == 0
                 };
-                if nobody(self) {
-                    if let Some(who) = self.quorum(Step::LiveRepairReady) {
-                        let what = "all replicas were given up: they are made equal as at activation; \
-                                    writes that no flush covered may be lost";
-                        Self::tell(what.to_owned(), out);
-                        self.begin_reconciliation(&who, out);
-                    }
+                if nobody(self)
+                    && let Some(who) = self.quorum(Step::LiveRepairReady)
+                {
+                    let what = "all replicas were given up: they are made equal as at activation; \
+                                writes that no flush covered may be lost";
+                    Self::tell(what.to_owned(), out);
+                    self.begin_reconciliation(&who, out);
                 }
             }
             Phase::Inactive | Phase::Deactivating => {}

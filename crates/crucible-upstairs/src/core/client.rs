@@ -263,10 +263,10 @@ impl Client {
                 link: self.link,
             });
         }
-        if let Line::Up { since, .. } = self.line {
-            if now.since(since) >= GOOD_LINK {
-                self.attempts = 1;
-            }
+        if let Line::Up { since, .. } = self.line
+            && now.since(since) >= GOOD_LINK
+        {
+            self.attempts = 1;
         }
         self.line = Line::None;
         self.queue.clear();

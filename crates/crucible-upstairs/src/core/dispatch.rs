@@ -75,11 +75,10 @@ impl Upstairs {
                 continue;
             };
             let slot = &mut job.slots[id];
-            match slot.state {
-                JobState::Waiting => slot.state = JobState::Sent,
-                JobState::Done if slot.replayed => {}
-                _ => continue,
+            if slot.state != JobState::Waiting {
+                continue;
             }
+            slot.state = JobState::Sent;
             let waits = std::mem::take(&mut slot.waits);
             let size = MESSAGE_BYTES + 8 * waits.len() + job.bytes + CONTEXT_BYTES * job.blocks();
             let sender = Sender {

@@ -100,8 +100,10 @@ pub(super) struct Slot {
     pub(super) waits: Vec<JobId>,
     /// On its way into, or in, the queue of the present connection.
     pub(super) queued: bool,
-    /// Sent for a second time.
+    /// Sent for a second time, or to be.
     pub(super) replayed: bool,
+    /// It was done once, but may be forgotten: to be done again.
+    pub(super) redo: bool,
     /// The region server is under repair: flushes reach only so far.
     pub(super) limit: Option<ExtentId>,
     /// How often it was reported as failing.

@@ -58,22 +58,29 @@ impl Upstairs {
         };
         self.clients[id].disconnect(self.now, true, out);
         if was == ReplicaState::Active {
+            let synced_through = self.clients[id].synced_through;
             for job in self.jobs.iter_mut() {
                 let slot = &mut job.slots[id];
                 slot.queued = false;
                 slot.waits = Vec::new();
-                if slot.state == JobState::Sent {
+                if slot.state == JobState::Done && job.id > synced_through {
+                    // It may come back without it: until it is done again, nobody may forget the job.
+                    slot.redo = true;
+                }
+                if slot.state == JobState::Sent || slot.redo {
                     slot.state = JobState::Waiting;
                 }
             }
-            self.forget_reads_of(id, out);
-            self.wait_patiently();
         }
         self.clients[id].set_state(ReplicaState::Connecting {
             mode,
             step: Step::WaitConnect,
         });
         self.dial(id, out);
+        if was == ReplicaState::Active {
+            self.forget_reads_of(id, out);
+            self.wait_patiently();
+        }
         let next = match mode {
             Mode::New => "it is dialed again; activation waits for it",
             Mode::Offline => "it is dialed again; what it missed will be replayed",
@@ -163,10 +170,8 @@ impl Upstairs {
             }
             let (job_id, ready) = (job.id, job.is_ready());
             let slot = &mut job.slots[id];
-            match slot.state {
-                JobState::Skipped | JobState::Failed => continue,
-                JobState::Waiting | JobState::Sent => slot.state = JobState::Waiting,
-                JobState::Done => {}
+            if slot.state != JobState::Waiting {
+                continue;
             }
             slot.replayed = true;
             slot.waits = record(&mut client.map, job_id, &job.kind, geometry);

@@ -312,16 +312,15 @@ impl Upstairs {
                     || repair.found[id].is_none_or(|state| state.dirty)
                     || self.clients[id].suspects.has(repair.extent))
         });
-        if let Some(job) = self.jobs.get_mut(repair.repair()) {
-            if let Kind::Repair {
+        if let Some(job) = self.jobs.get_mut(repair.repair())
+            && let Kind::Repair {
                 source: from,
                 needy,
                 ..
             } = &mut job.kind
-            {
-                *from = source;
-                *needy = differs;
-            }
+        {
+            *from = source;
+            *needy = differs;
         }
         self.release_empty(repair.repair());
     }

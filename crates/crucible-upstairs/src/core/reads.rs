@@ -185,10 +185,10 @@ impl Reads {
         self.bytes -= read.bytes;
         self.free.push(slot);
         for asked in read.asked.iter() {
-            if let Asked::Waiting(id) = asked {
-                if let Some(attempt) = self.attempts.get_mut(id) {
-                    attempt.read = None;
-                }
+            if let Asked::Waiting(id) = asked
+                && let Some(attempt) = self.attempts.get_mut(id)
+            {
+                attempt.read = None;
             }
         }
         Some(read)
@@ -321,7 +321,7 @@ impl Upstairs {
         let turn = self.reads.turn;
         let read = self.reads.get(slot)?;
         let free = |id: &ClientId| self.clients[*id].is_active() && read.asked[*id] == Asked::No;
-        if turn % EXPLORE_EVERY == 0 {
+        if turn.is_multiple_of(EXPLORE_EVERY) {
             let by_turn = ClientId(((turn / EXPLORE_EVERY) % 3) as u8);
             if free(&by_turn) {
                 return Some(by_turn);
@@ -425,16 +425,15 @@ impl Upstairs {
             return;
         };
         for other in read.asked.iter() {
-            if let Asked::Waiting(other) = *other {
-                if self
+            if let Asked::Waiting(other) = *other
+                && self
                     .reads
                     .attempts
                     .get(&other)
                     .is_some_and(|attempt| attempt.opening)
-                {
-                    out.push(Action::Cancel { job: other });
-                    self.reads.drop_attempt(other);
-                }
+            {
+                out.push(Action::Cancel { job: other });
+                self.reads.drop_attempt(other);
             }
         }
         let (start, count) = (read.start, read.count);

@@ -84,7 +84,6 @@ impl Upstairs {
                 slot.state = JobState::Skipped;
             }
         }
-        self.forget_reads_of(id, out);
         let synced_through = self.jobs.retired_through();
         let client = &mut self.clients[id];
         client.reset(synced_through);
@@ -106,6 +105,7 @@ impl Upstairs {
             step: Step::WaitConnect,
         });
         self.dial(id, out);
+        self.forget_reads_of(id, out);
         self.report(
             id,
             "it takes the place of another",

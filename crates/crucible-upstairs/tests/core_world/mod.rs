@@ -475,6 +475,12 @@ impl World {
         panic!("deadlines do not move on");
     }
 
+    /// Time passes, and nothing else happens.
+    pub(crate) fn pass(&mut self, span: Span) {
+        self.now = self.now.after(span);
+        self.event(Event::Time);
+    }
+
     /// Sends what a client would say.
     pub(crate) fn say(&mut self, client: usize, message: Message) {
         let link = self.links[client].as_ref().unwrap().id;
@@ -495,13 +501,14 @@ impl World {
             .collect();
         for pair in used.windows(2) {
             for extent in 0..EXTENTS {
-                assert_eq!(
-                    self.replicas[pair[0]].content(ExtentId(extent)).0,
-                    self.replicas[pair[1]].content(ExtentId(extent)).0,
-                    "replicas {} and {} differ in extent {extent}",
-                    pair[0],
-                    pair[1]
-                );
+                let [one, other] = [pair[0], pair[1]].map(|index| {
+                    let (blocks, _) = self.replicas[index].content(ExtentId(extent));
+                    blocks
+                        .iter()
+                        .map(|(context, data)| (*context, data[0]))
+                        .collect::<Vec<_>>()
+                });
+                assert_eq!(one, other, "replicas {pair:?} differ in extent {extent}");
             }
         }
     }
