@@ -81,6 +81,16 @@ impl Latencies {
         self.max_ns = self.max_ns.max(ns);
     }
 
+    /// Counts all of `other` too.
+    pub fn append(&mut self, other: &Self) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine += theirs;
+        }
+        self.count += other.count;
+        self.sum_ns += other.sum_ns;
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
     /// How many there are.
     pub const fn count(&self) -> u64 {
         self.count
