@@ -2,7 +2,7 @@
 //!
 //! Reading order: `tree` (where the workspace is and what files it has), `run` and `measured` (child
 //! processes and their cost), `debian` (packages by name), `guest` (what runs inside a machine), then
-//! one module a chore: `tidy`, `illumos`, `demo`, `scenario`, `suites`, `bench`.
+//! one module a chore: `tidy`, `illumos`, `demo`, `scenario`, `volume`, `suites`, `bench`.
 //!
 //! Never here: anything that a user of the programs needs at run time.
 
@@ -23,6 +23,7 @@ mod scenario;
 mod suites;
 mod tidy;
 mod tree;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Chore {
     Test(suites::Options),
     /// Boot whole machines that prove one thing each.
     Scenario(scenario::Options),
+    /// Run the replicated volume's programs against each other: kills, repairs, takeovers, NBD clients.
+    Volume(volume::Options),
     /// Measure, as ratios to something that runs beside it.
     Bench(bench::Options),
     /// Type-check the workspace for illumos with Debian's compiler.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::command(&options),
         Chore::Test(options) => suites::command(&options),
         Chore::Scenario(options) => scenario::command(&options),
+        Chore::Volume(options) => volume::command(&options),
         Chore::Bench(options) => bench::command(&options),
         Chore::Illumos(options) => illumos::command(&options),
     };

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures as ratios to something that runs in the same minute.
 
 mod boot;
+mod crucible;
 mod idle;
 mod inside;
 mod nvme;
@@ -101,6 +102,7 @@ const BENCHES: &[(&str, Measure)] = &[
         inside::measure("interpreter", options.rounds(), &[])
     }),
     ("nvme", nvme::measure),
+    ("crucible", crucible::measure),
     ("protocol", |options| {
         inside::measure("protocol", options.rounds(), &[])
     }),

@@ -1,0 +1,425 @@
+//! Three region servers under `dsc`, in a directory of their own, on ports that were free; gone when dropped.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::measured::{Cost, ExitCode, Measured};
+use crate::{run, tree};
+
+/// Where ports are looked for: below the range that systems give out by themselves.
+const PORTS: std::ops::Range<u16> = 12_000..28_000;
+/// A region server's repair port lies this far above its data port.
+const REPAIR_OFFSET: u16 = 4000;
+/// From one region server to the next.
+const PORT_STEP: u16 = 10;
+const START_LIMIT: Duration = Duration::from_secs(60);
+const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+
+/// A key that anybody may know.
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// The programs of the volume, built.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    directory: PathBuf,
+    /// Show commands and what they say.
+    pub(crate) verbose: bool,
+}
+
+impl Programs {
+    /// Builds them, optimised.
+    pub(crate) fn build() -> Result<Self, String> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.current_dir(tree::root()).args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package=crucible-downstairs",
+            "--package=crucible-upstairs",
+            "--package=dsc",
+            "--package=crutest",
+        ]);
+        run::run(&mut command)?;
+        Ok(Self {
+            directory: tree::target().join("release"),
+            verbose: false,
+        })
+    }
+
+    /// A command of one of them.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        Command::new(self.directory.join(program))
+    }
+
+    /// Runs a command to its end and returns what it printed.
+    ///
+    /// Errors: anything but exit code 0, with both outputs.
+    pub(crate) fn quiet(&self, command: &mut Command) -> Result<String, String> {
+        if self.verbose {
+            println!("$ {}", run::spelled(command));
+        }
+        let text = run::quiet(command)?;
+        if self.verbose {
+            print!("{text}");
+        }
+        Ok(text)
+    }
+}
+
+/// What regions are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// In bytes.
+    pub(crate) block_size: u32,
+    /// Blocks of one extent.
+    pub(crate) extent_size: u32,
+    /// Extents of one region.
+    pub(crate) extent_count: u32,
+    /// Whether blocks come sealed.
+    pub(crate) encrypted: bool,
+    /// Region servers: three, and one more for each spare.
+    pub(crate) servers: u16,
+}
+
+impl Shape {
+    /// 64 MiB in 16 extents, encrypted.
+    pub(crate) const SMALL: Self = Self {
+        block_size: 4096,
+        extent_size: 1024,
+        extent_count: 16,
+        encrypted: true,
+        servers: 3,
+    };
+
+    /// Bytes of the volume.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.block_size) * u64::from(self.extent_size) * u64::from(self.extent_count)
+    }
+}
+
+/// Region servers that run.
+#[derive(Debug)]
+pub(crate) struct Fleet<'a> {
+    programs: &'a Programs,
+    shape: Shape,
+    directory: PathBuf,
+    port_base: u16,
+    control: u16,
+    generation: u64,
+    dsc: Option<Measured>,
+}
+
+impl<'a> Fleet<'a> {
+    /// Makes regions in `name`'s directory and starts their servers.
+    pub(crate) fn start(programs: &'a Programs, name: &str, shape: Shape) -> Result<Self, String> {
+        let directory = tree::target().join("volume").join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .map_err(|error| format!("{}: {error}", directory.display()))?;
+        }
+        fs::create_dir_all(&directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        let (port_base, control) = free_ports(shape.servers)?;
+        let mut fleet = Self {
+            programs,
+            shape,
+            directory,
+            port_base,
+            control,
+            generation: 0,
+            dsc: None,
+        };
+        fleet.create()?;
+        fleet.serve()?;
+        Ok(fleet)
+    }
+
+    /// Where regions, logs and whatever a trial makes lie.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The region directory of server `index`.
+    pub(crate) fn region(&self, index: u16) -> PathBuf {
+        self.directory
+            .join("regions")
+            .join(self.port(index).to_string())
+    }
+
+    fn port(&self, index: u16) -> u16 {
+        self.port_base + PORT_STEP * index
+    }
+
+    /// The data address of server `index`.
+    pub(crate) fn address(&self, index: u16) -> String {
+        format!("127.0.0.1:{}", self.port(index))
+    }
+
+    fn create(&self) -> Result<(), String> {
+        let mut command = self.programs.command("dsc");
+        command.arg("create");
+        self.place(&mut command);
+        command
+            .args(["--block-size", &self.shape.block_size.to_string()])
+            .args(["--extent-size", &self.shape.extent_size.to_string()])
+            .args(["--extent-count", &self.shape.extent_count.to_string()]);
+        if self.shape.encrypted {
+            command.arg("--encrypted");
+        }
+        self.programs.quiet(&mut command).map(drop)
+    }
+
+    fn place(&self, command: &mut Command) {
+        command
+            .arg("--region-dir")
+            .arg(self.directory.join("regions"))
+            .arg("--output-dir")
+            .arg(self.directory.join("logs"))
+            .args(["--port-base", &self.port_base.to_string()])
+            .args(["--region-count", &self.shape.servers.to_string()]);
+    }
+
+    /// Starts `dsc start` and waits until all servers run.
+    pub(crate) fn serve(&mut self) -> Result<(), String> {
+        let log = self.directory.join("dsc.txt");
+        let file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let copy = file.try_clone().map_err(|error| error.to_string())?;
+        let mut command = self.programs.command("dsc");
+        command
+            .arg("start")
+            .args(["--control", &format!("127.0.0.1:{}", self.control)]);
+        self.place(&mut command);
+        command.stdin(Stdio::null()).stdout(file).stderr(copy);
+        self.dsc = Some(Measured::start(&mut command)?);
+        self.wait_until("all servers run", |fleet| {
+            fleet
+                .dsc(&["all-running"])
+                .is_ok_and(|said| said.trim() == "true")
+        })
+        .map_err(|error| {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            format!("{error}; dsc said: {}", said.trim_end())
+        })
+    }
+
+    /// Asks the running dsc.
+    pub(crate) fn dsc(&self, words: &[&str]) -> Result<String, String> {
+        let mut command = self.programs.command("dsc");
+        command
+            .args(["cmd", "--json"])
+            .args(["--server", &format!("http://127.0.0.1:{}", self.control)])
+            .args(words);
+        self.programs.quiet(&mut command)
+    }
+
+    /// Waits until `reached`, for as long as a start may take.
+    pub(crate) fn wait_until(
+        &self,
+        what: &str,
+        reached: impl Fn(&Self) -> bool,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !reached(self) {
+            if Instant::now() > deadline {
+                return Err(format!("not within {} s: {what}", START_LIMIT.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Whether server `index` is in this state, in dsc's words.
+    pub(crate) fn is(&self, index: u16, state: &str) -> bool {
+        self.dsc(&["state", "-c", &index.to_string()])
+            .is_ok_and(|said| said.contains(state))
+    }
+
+    /// Starts server `index` and waits until it serves.
+    pub(crate) fn restart(&self, index: u16) -> Result<(), String> {
+        self.dsc(&["start", "-c", &index.to_string()])?;
+        self.wait_until("a server runs", |fleet| fleet.is(index, "running"))
+    }
+
+    /// The process of server `index`.
+    pub(crate) fn pid(&self, index: u16) -> Result<u32, String> {
+        let said = self.dsc(&["pid", "-c", &index.to_string()])?;
+        said.trim()
+            .parse()
+            .map_err(|_| format!("dsc says of the process of server {index}: {}", said.trim()))
+    }
+
+    /// Kills server `index` as an accident would.
+    pub(crate) fn kill(&self, index: u16) -> Result<(), String> {
+        let pid = self.pid(index)?.to_string();
+        run::quiet(Command::new("kill").args(["-9", &pid]))?;
+        self.wait_until("a killed server is seen to be gone", |fleet| {
+            fleet.pid(index).is_err() || !fleet.is(index, "running")
+        })
+    }
+
+    /// A `crutest` command on this volume, at the next generation. A trial adds the workload's own flags.
+    pub(crate) fn crutest(&mut self, workload: &str) -> Command {
+        let mut command = self.programs.command("crutest");
+        command.arg(workload);
+        self.attach(&mut command);
+        command.args(["--dsc", &format!("127.0.0.1:{}", self.control)]);
+        command
+    }
+
+    /// The flags that name the volume.
+    pub(crate) fn attach(&mut self, command: &mut Command) {
+        self.generation += 1;
+        for index in 0..3 {
+            command.args(["-t", &self.address(index)]);
+        }
+        if self.shape.encrypted {
+            command.args(["--key", KEY]);
+        }
+        command.args(["--gen", &self.generation.to_string()]);
+    }
+
+    /// Runs a workload and returns its summary.
+    ///
+    /// Errors: it failed, or found wrong data.
+    pub(crate) fn run(&mut self, workload: &str, more: &[&str]) -> Result<Value, String> {
+        Ok(self.run_measured(workload, more)?.0)
+    }
+
+    /// As [`Fleet::run`], with what the process cost.
+    pub(crate) fn run_measured(
+        &mut self,
+        workload: &str,
+        more: &[&str],
+    ) -> Result<(Value, Cost), String> {
+        let mut command = self.crutest(workload);
+        command.args(["--json", "--quiet"]).args(more);
+        let out = self.directory.join("crutest.json");
+        let err = self.directory.join("crutest.txt");
+        let create = |path: &Path| {
+            fs::File::create(path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        command.stdout(create(&out)?).stderr(create(&err)?);
+        if self.programs.verbose {
+            println!("$ {}", run::spelled(&command));
+        }
+        let (code, cost) = Measured::start(&mut command)?.wait(COMMAND_LIMIT)?;
+        let said = fs::read_to_string(&out).unwrap_or_default();
+        if code != ExitCode::Code(0) {
+            let complaint = fs::read_to_string(&err).unwrap_or_default();
+            return Err(format!(
+                "`{}`: {code}: {said}{}",
+                run::spelled(&command),
+                complaint.trim_end()
+            ));
+        }
+        if self.programs.verbose {
+            print!("{said}");
+        }
+        let start = said.find('{').unwrap_or(0);
+        let value: Value = serde_json::from_str(&said[start..])
+            .map_err(|error| format!("crutest {workload}: {error} in {said}"))?;
+        if value["bad_blocks"].as_u64() != Some(0) || !value["error"].is_null() {
+            return Err(format!("crutest {workload}: {said}"));
+        }
+        Ok((value, cost))
+    }
+
+    /// Stops all servers and dsc, and waits for that; regions stay.
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        let Some(mut dsc) = self.dsc.take() else {
+            return Ok(());
+        };
+        self.dsc(&["shutdown"])?;
+        match dsc.wait(START_LIMIT)? {
+            (ExitCode::Code(0), _) => Ok(()),
+            (code, _) => Err(format!("dsc: {code}")),
+        }
+    }
+
+    /// Runs `crucible-downstairs verify` on all regions, which must not be served.
+    pub(crate) fn verify_regions(&self) -> Result<(), String> {
+        (0..self.shape.servers).try_for_each(|index| {
+            let mut command = self.programs.command("crucible-downstairs");
+            command.arg("verify").arg("--data").arg(self.region(index));
+            self.programs.quiet(&mut command).map(drop)
+        })
+    }
+
+    /// Whether the first three regions, which must not be served, hold the same bytes.
+    pub(crate) fn regions_are_equal(&self) -> Result<(), String> {
+        let exports = (0..3)
+            .map(|index| self.export(index))
+            .collect::<Result<Vec<_>, String>>()?;
+        for pair in exports.windows(2) {
+            let mut compare = Command::new("cmp");
+            compare.args(pair);
+            self.programs.quiet(&mut compare)?;
+        }
+        exports.iter().try_for_each(|export| {
+            fs::remove_file(export).map_err(|error| format!("{}: {error}", export.display()))
+        })
+    }
+
+    fn export(&self, index: u16) -> Result<PathBuf, String> {
+        let file = self.directory.join(format!("export-{index}"));
+        let mut command = self.programs.command("crucible-downstairs");
+        command
+            .arg("export")
+            .arg("--data")
+            .arg(self.region(index))
+            .arg("--export-path")
+            .arg(&file);
+        self.programs.quiet(&mut command)?;
+        Ok(file)
+    }
+}
+
+impl Drop for Fleet<'_> {
+    fn drop(&mut self) {
+        // After a failure: dsc's servers go with it. `Measured` kills it if it does not follow.
+        if let Some(dsc) = &self.dsc {
+            let _asked = run::quiet(Command::new("kill").arg(dsc.id().to_string()));
+        }
+        if let Some(mut dsc) = self.dsc.take() {
+            let _ended = dsc.wait(Duration::from_secs(10));
+        }
+    }
+}
+
+/// A base such that the data and repair ports of all servers are free now, and a port for dsc.
+fn free_ports(servers: u16) -> Result<(u16, u16), String> {
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    // Several trees may do this at once: each begins somewhere else.
+    let span = PORTS.end - PORTS.start;
+    let first = (std::process::id() as u16).wrapping_mul(97) % span;
+    (0..span)
+        .step_by(usize::from(PORT_STEP * 16))
+        .map(|offset| PORTS.start + (first + offset) % span)
+        .find(|base| {
+            free(base + 5)
+                && (0..servers).all(|index| {
+                    let port = base + PORT_STEP * index;
+                    free(port) && free(port + REPAIR_OFFSET)
+                })
+        })
+        .map(|base| (base, base + 5))
+        .ok_or_else(|| "no free ports".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_leave_room_for_every_server() {
+        let (base, control) = free_ports(4).unwrap();
+        assert!(PORTS.contains(&base));
+        assert!((base..base + PORT_STEP).contains(&control));
+    }
+}
