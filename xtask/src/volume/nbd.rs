@@ -26,7 +26,7 @@ impl<'a> Export<'a> {
         let socket = std::env::temp_dir().join(format!("trivet-{}-{name}", std::process::id()));
         let mut command = programs.command("crucible-nbd-server");
         fleet.attach(&mut command);
-        command.arg("--socket").arg(&socket);
+        command.arg("--unix").arg(&socket);
         let server = Background::start(&mut command, &fleet.directory().join("nbd.txt"))?;
         let started = Instant::now();
         while !socket.exists() {
