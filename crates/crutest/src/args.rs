@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use crucible_upstairs::crypt::KeyText;
 use uuid::Uuid;
 
 use crate::core::Kind;
@@ -29,7 +30,7 @@ pub struct Options {
     pub target: Vec<SocketAddr>,
     /// The key of an encrypted volume: 32 bytes in base64
     #[arg(short, long, global = true, value_name = "BASE64")]
-    pub key: Option<String>,
+    pub key: Option<KeyText>,
     /// Generation to activate with: higher than at any time before
     #[arg(
         short = 'g',

@@ -63,7 +63,7 @@ pub fn attach(options: &Options, dsc: Option<&Dsc>) -> Result<Attachment, String
     let mut opts = CrucibleOpts::new(options.id.unwrap_or_else(Uuid::new_v4), targets);
     opts.lossy = options.lossy;
     opts.flush_timeout = options.flush_timeout;
-    opts.key = options.key.clone().map(Into::into);
+    opts.key.clone_from(&options.key);
     opts.cert_pem.clone_from(&options.cert_pem);
     opts.key_pem.clone_from(&options.key_pem);
     opts.root_cert_pem.clone_from(&options.root_cert_pem);

@@ -228,7 +228,12 @@ impl Engine {
 
     /// Activates with the next generation.
     pub fn activate_next(&mut self) -> Result<(), VolumeError> {
-        self.generation = self.generation.saturating_add(1);
+        self.activate(None)
+    }
+
+    /// Activates with this generation, or with the next one.
+    pub fn activate(&mut self, generation: Option<u64>) -> Result<(), VolumeError> {
+        self.generation = generation.unwrap_or_else(|| self.generation.saturating_add(1));
         self.volume
             .activate_blocking(Some(self.generation))
             .map(drop)
