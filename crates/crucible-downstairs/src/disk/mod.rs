@@ -8,9 +8,17 @@
 //! Nothing here retries; a caller that gets an error knows that the operation may have happened in part.
 
 use std::fmt::Debug;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub mod crash;
+pub mod faulty;
+pub mod file;
+
+pub use crash::{Choice, CrashDisk};
+pub use faulty::{Fault, FaultyDisk};
+pub use file::FileDisk;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +39,12 @@ pub struct Entry {
     /// Last component of the path.
     pub name: String,
     /// What it names.
-    pub kind: EntryKind,
+    pub kind: NodeKind,
 }
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EntryKind {
+pub enum NodeKind {
     /// A file with content.
     File,
     /// A directory.
@@ -50,7 +58,7 @@ pub trait Disk: Debug + Send + Sync {
     /// Opens a file. `NotFound` and `AlreadyExists` as the access says.
     fn open(&self, path: &str, access: Access) -> io::Result<Arc<dyn DiskFile>>;
     /// What a path names; `None` when nothing does.
-    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>>;
+    fn kind(&self, path: &str) -> io::Result<Option<NodeKind>>;
     /// The names in a directory, in any order.
     fn list(&self, path: &str) -> io::Result<Vec<Entry>>;
     /// Makes one directory. `AlreadyExists` when it is there.
@@ -73,8 +81,8 @@ pub trait Disk: Debug + Send + Sync {
 
 /// One open file. Calls may come from several threads at once.
 pub trait DiskFile: Debug + Send + Sync {
-    /// Fills all buffers from `offset` on. `UnexpectedEof` when the file is shorter.
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
+    /// Fills the buffer from `offset` on. `UnexpectedEof` when the file is shorter.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all buffers from `offset` on, and lets the file grow.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes the content durable, and as much metadata as it takes to read it again.

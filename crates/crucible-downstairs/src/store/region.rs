@@ -1,6 +1,7 @@
 //! The region: what the rest of the region server sees of the store.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use crucible_protocol::{
@@ -8,8 +9,12 @@ use crucible_protocol::{
     RegionDefinition,
 };
 
-use super::StoreError;
-use crate::disk::Disk;
+use super::commit::Stamp;
+use super::inner::Inner;
+use super::replace::{ExtentFile, Replacement};
+use super::worker::Worker;
+use super::{StoreError, create, open};
+use crate::disk::{Access, Disk, DiskFile, NodeKind};
 
 /// Told how far long work has come: units done, units in all. What a unit is, the caller says.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -60,14 +65,6 @@ pub struct WriteJob<'a> {
     pub overwrite: Overwrite,
 }
 
-/// A region that is open. Calls may come from many threads; those to different extents do not wait for each other.
-#[derive(Debug)]
-pub struct Region {
-    definition: RegionDefinition,
-    geometry: Geometry,
-    mode: Mode,
-}
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -80,11 +77,15 @@ impl Default for Options {
     }
 }
 
-#[expect(
-    clippy::unused_self,
-    unused_variables,
-    reason = "the signatures come first"
-)]
+/// A region that is open. Calls may come from many threads; those to different extents do not wait for each other.
+///
+/// Dropped read-write, it commits what waits and empties the journal.
+#[derive(Debug)]
+pub struct Region {
+    inner: Arc<Inner>,
+    worker: Option<Worker>,
+}
+
 impl Region {
     /// Makes the files of a region in an empty or missing directory. A creation that was broken off is finished
     /// when the definition is the same. Progress counts extents.
@@ -93,42 +94,64 @@ impl Region {
         definition: &RegionDefinition,
         progress: Progress<'_>,
     ) -> Result<(), StoreError> {
-        Err(StoreError::Invalid(String::from("not yet")))
+        create::create(&**disk, definition, progress)
+    }
+
+    /// Adds extents to a region that nobody has open. Progress counts extents.
+    pub fn extend(
+        disk: &Arc<dyn Disk>,
+        extent_count: u32,
+        progress: Progress<'_>,
+    ) -> Result<(), StoreError> {
+        create::extend(&**disk, extent_count, progress)
     }
 
     /// Opens a region. Read-write, it finishes what a crash broke off.
     pub fn open(disk: Arc<dyn Disk>, mode: Mode, options: Options) -> Result<Self, StoreError> {
-        Err(StoreError::Invalid(String::from("not yet")))
+        let inner = Arc::new(open::open(disk, mode, options)?);
+        let worker = (options.background && mode == Mode::ReadWrite)
+            .then(|| Worker::start(&inner))
+            .transpose()
+            .map_err(StoreError::io("the thread of the region"))?;
+        Ok(Self { inner, worker })
     }
 
     /// What region.json says.
-    pub const fn definition(&self) -> &RegionDefinition {
-        &self.definition
+    pub fn definition(&self) -> &RegionDefinition {
+        &self.inner.definition
     }
 
     /// The sizes.
-    pub const fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> Geometry {
+        self.inner.geometry
     }
 
     /// As opened.
-    pub const fn mode(&self) -> Mode {
-        self.mode
+    pub fn mode(&self) -> Mode {
+        self.inner.mode
     }
 
     /// Of all extents, in order: what `ExtentVersions` says.
     pub fn extent_states(&self) -> Vec<ExtentState> {
-        Vec::new()
+        self.inner
+            .ids()
+            .map(|extent| self.extent_state(extent).unwrap_or_default())
+            .collect()
     }
 
     /// Of one extent. `InvalidExtent`.
     pub fn extent_state(&self, extent: ExtentId) -> Result<ExtentState, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        Ok(self.inner.look(extent)?.state())
     }
 
     /// Whether the extent is closed, for repair. `InvalidExtent`.
     pub fn is_closed(&self, extent: ExtentId) -> Result<bool, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        Ok(self.inner.look(extent)?.closed)
+    }
+
+    /// Blocks of an extent that a crash has torn. They can be written but not read. `InvalidExtent`.
+    pub fn damaged_blocks(&self, extent: ExtentId) -> Result<Vec<u32>, CrucibleError> {
+        Ok(self.inner.look(extent)?.damaged.iter().copied().collect())
     }
 
     /// Appends `count` blocks and their contexts. Both stay as they were on an error: `OffsetInvalid` past the end,
@@ -140,7 +163,7 @@ impl Region {
         into: &mut BytesMut,
         contexts: &mut Vec<ReadBlockContext>,
     ) -> Result<(), CrucibleError> {
-        Err(CrucibleError::OffsetInvalid)
+        self.inner.read(start, count, into, contexts)
     }
 
     /// Checks every hash, then writes. Nothing is applied when one does not fit (`HashMismatch`).
@@ -151,22 +174,47 @@ impl Region {
         data: &[u8],
         overwrite: Overwrite,
     ) -> Result<(), CrucibleError> {
-        Err(CrucibleError::OffsetInvalid)
+        let job = WriteJob {
+            start,
+            contexts,
+            data,
+            overwrite,
+        };
+        let result = self.inner.write(&job, &mut Vec::new());
+        self.wake();
+        result
     }
 
     /// Several writes, in their order, with one result each appended to `results`.
     pub fn write_batch(&self, jobs: &[WriteJob<'_>], results: &mut Vec<Result<(), CrucibleError>>) {
+        let mut stored = Vec::new();
+        results.extend(jobs.iter().map(|job| self.inner.write(job, &mut stored)));
+        self.wake();
     }
 
     /// Makes all writes durable, of extents up to and with `limit` if there is one, and notes generation and flush
-    /// number in those extents that were written. A read-only region has nothing to flush: Ok.
+    /// number in those extents that were written. A read-only region has nothing to flush: Ok. Extents that are
+    /// closed are left alone.
     pub fn flush(
         &self,
         flush: u64,
         generation: u64,
         limit: Option<ExtentId>,
     ) -> Result<(), CrucibleError> {
-        Ok(())
+        if limit.is_some_and(|limit| limit.0 > self.geometry().extent_count()) {
+            return Err(CrucibleError::InvalidExtent);
+        }
+        if self.mode() == Mode::ReadOnly {
+            return Ok(());
+        }
+        let last = limit.map_or(u32::MAX, |limit| limit.0);
+        let mut extents: Vec<u32> = self.inner.lock_dirty().range(..=last).copied().collect();
+        extents.retain(|extent| matches!(self.is_closed(ExtentId(*extent)), Ok(false)));
+        let result = self
+            .inner
+            .commit(&extents, Some(Stamp { generation, flush }));
+        self.wake();
+        result
     }
 
     /// The same for one extent, closed or open.
@@ -176,13 +224,19 @@ impl Region {
         flush: u64,
         generation: u64,
     ) -> Result<(), CrucibleError> {
-        Ok(())
+        let stamp = Some(Stamp { generation, flush });
+        let closed = self.is_closed(extent)?;
+        match self.mode() {
+            Mode::ReadOnly => Ok(()),
+            Mode::ReadWrite if closed => self.inner.close(extent, stamp).map(|_| ()),
+            Mode::ReadWrite => self.inner.commit(&[extent.0], stamp),
+        }
     }
 
     /// Closes an extent as it is, for repair; I/O to it fails until [`Region::reopen`]. Its file then has everything.
     /// Closing what is closed answers its state again.
     pub fn close(&self, extent: ExtentId) -> Result<ExtentState, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        self.inner.close(extent, None)
     }
 
     /// Flushes an extent, then closes it.
@@ -192,84 +246,126 @@ impl Region {
         flush: u64,
         generation: u64,
     ) -> Result<ExtentState, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        self.inner.close(extent, Some(Stamp { generation, flush }))
     }
 
     /// Opens a closed extent from its file. Ok when it is open.
     pub fn reopen(&self, extent: ExtentId) -> Result<(), CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        self.inner.reopen(extent)
     }
 
     /// Opens all that are closed; what a new session begins with. The first error, after trying all.
     pub fn reopen_all(&self) -> Result<(), CrucibleError> {
-        Ok(())
+        let mut result = Ok(());
+        for extent in self.inner.ids() {
+            let reopened = self.reopen(extent);
+            if result.is_ok() {
+                result = reopened;
+            }
+        }
+        result
     }
 
     /// The highest generation that was ever promoted here; 0 for none.
     pub fn promoted_generation(&self) -> u64 {
-        0
+        self.inner.promoted.load(Ordering::Acquire)
     }
 
     /// Remembers a promotion over restarts. Lower ones than before change nothing.
     pub fn note_promotion(&self, generation: u64) -> Result<(), CrucibleError> {
-        Ok(())
+        self.inner.note_promotion(generation)
     }
 
-    /// Makes `<region>/.snapshots/<name>/`, a complete region as of the last flush (with ZFS, a ZFS snapshot). To be
-    /// called after that flush. Progress counts bytes.
+    /// Makes all that was committed durable in its place and empties the journal, so that the files alone are the
+    /// region. What was written since the last flush is committed too, as dirty.
+    pub fn settle(&self) -> Result<(), CrucibleError> {
+        self.inner.settle()
+    }
+
+    /// Makes `<region>/.snapshots/<name>/`, a complete region as of the last flush; with ZFS, a ZFS snapshot. To be
+    /// called right after that flush, with no write in between. Progress counts bytes.
     pub fn snapshot(&self, name: &str, progress: Progress<'_>) -> Result<(), CrucibleError> {
-        Err(CrucibleError::SnapshotFailed(String::from("not yet")))
+        self.inner.snapshot(name, progress)
     }
 
     /// The files of an extent, for `/extent/{eid}/files`: their names, data file first.
     pub fn extent_files(&self, extent: ExtentId) -> Result<Vec<String>, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        drop(self.inner.look(extent)?);
+        let mut names = Vec::new();
+        for file in ExtentFile::ALL {
+            if create::kind(&*self.inner.disk, &file.path(extent))? == Some(NodeKind::File) {
+                names.push(file.entry_kind().name(extent));
+            }
+        }
+        Ok(names)
     }
 
     /// Opens a file of an extent to send it away. The extent should be closed, or the region read-only.
     pub fn open_extent_file(
         &self,
         extent: ExtentId,
-        file: super::ExtentFile,
-    ) -> Result<Arc<dyn crate::disk::DiskFile>, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+        file: ExtentFile,
+    ) -> Result<Arc<dyn DiskFile>, CrucibleError> {
+        drop(self.inner.look(extent)?);
+        let path = file.path(extent);
+        match create::kind(&*self.inner.disk, &path)? {
+            Some(NodeKind::File) => {}
+            Some(_) => {
+                return Err(CrucibleError::RepairFilesInvalid(format!(
+                    "{path} is not a file"
+                )));
+            }
+            None => {
+                return Err(CrucibleError::RepairFilesInvalid(format!(
+                    "{path} does not exist"
+                )));
+            }
+        }
+        Ok(self
+            .inner
+            .disk
+            .open(&path, Access::Read)
+            .map_err(StoreError::io(path))?)
     }
 
     /// Begins to replace the files of a closed extent by those of another region.
     pub fn begin_replacement(
         self: &Arc<Self>,
         extent: ExtentId,
-    ) -> Result<super::Replacement, CrucibleError> {
-        Err(CrucibleError::InvalidExtent)
+    ) -> Result<Replacement, CrucibleError> {
+        Replacement::begin(Arc::clone(self), extent)
     }
 
-    /// Fills the region with plain data, from its first block on, and flushes (flush 1, generation 0); adds extents
-    /// when there is more. Read-write and plain only. Answers the bytes read.
-    pub fn import(
-        &mut self,
-        from: &mut dyn std::io::Read,
-        progress: Progress<'_>,
-    ) -> Result<u64, StoreError> {
-        Ok(0)
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
-    /// Writes `count` blocks (0: all) from block `skip` on as they are stored.
-    pub fn export(
-        &self,
-        to: &mut dyn std::io::Write,
-        skip: u64,
-        count: u64,
-        progress: Progress<'_>,
-    ) -> Result<u64, StoreError> {
-        Ok(0)
+    /// Changes what is fixed while the thread of the region runs.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Inner)) -> Result<(), StoreError> {
+        let worked = self.worker.take().is_some();
+        let inner = Arc::get_mut(&mut self.inner)
+            .ok_or_else(|| StoreError::Invalid(String::from("the region is in use")))?;
+        change(inner);
+        if worked {
+            let worker = Worker::start(&self.inner);
+            self.worker = Some(worker.map_err(StoreError::io("the thread of the region"))?);
+        }
+        Ok(())
     }
 
-    /// Checks each block against its context, on so many threads (0: one for each processor).
-    pub fn verify(
-        &self,
-        threads: usize,
-        progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<super::VerifyReport, StoreError> {
-        Ok(super::VerifyReport::default())
+    fn wake(&self) {
+        if let Some(worker) = &self.worker {
+            worker.wake_if(|| self.inner.wants_settling());
+        }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.worker = None;
+        if self.mode() == Mode::ReadWrite {
+            // Whatever fails here is found in the journal next time.
+            let _ = self.inner.settle();
+        }
     }
 }

@@ -1,0 +1,383 @@
+//! One extent: its file, its state, and what of it is in memory. Whoever has one has its lock.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crucible_protocol::layout::{
+    ActiveSlots, ExtentLayout, ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot, StoredContext,
+};
+use crucible_protocol::{BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext};
+
+use super::contexts::{CachedContext, ContextCache};
+use super::error::io_error;
+use super::pending::Pending;
+use crate::disk::DiskFile;
+
+/// Everything there is to know about one extent.
+#[derive(Debug)]
+pub(super) struct Extent {
+    pub(super) id: ExtentId,
+    /// As it is in the file, synced or not.
+    pub(super) metadata: ExtentMetadata,
+    pub(super) closed: bool,
+    /// Dropped when too many are open.
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+    /// As it is in the file; dropped with the contexts.
+    pub(super) active: Option<ActiveSlots>,
+    /// The file's own bitmap cannot be believed and cannot be changed: [`Extent::active`] must stay.
+    pub(super) pinned: bool,
+    pub(super) contexts: ContextCache,
+    pub(super) pending: Pending,
+    /// What a commit is about to put in place.
+    pub(super) committing: Option<Arc<Pending>>,
+    /// Blocks that fit neither of their contexts. They cannot be read until they are written.
+    pub(super) damaged: BTreeSet<u32>,
+    /// Blocks that read as never written, whatever the file holds; in a read-only region only.
+    pub(super) blank: BTreeSet<u32>,
+}
+
+impl Extent {
+    pub(super) fn new(id: ExtentId, metadata: ExtentMetadata) -> Self {
+        Self {
+            id,
+            metadata,
+            closed: false,
+            file: None,
+            active: None,
+            pinned: false,
+            contexts: ContextCache::default(),
+            pending: Pending::default(),
+            committing: None,
+            damaged: BTreeSet::new(),
+            blank: BTreeSet::new(),
+        }
+    }
+
+    /// What is told to an upstairs.
+    ///
+    /// An extent with a damaged block says that it is one flush behind: the upstairs chooses the highest as the source
+    /// of a repair, so every replica that has that flush without the damage goes before this one, and none that
+    /// missed that flush does, unless it missed it by exactly one.
+    pub(super) fn state(&self) -> ExtentState {
+        let mut state = self.metadata.state;
+        state.dirty |= !self.pending.is_empty() || self.committing.is_some();
+        if !self.damaged.is_empty() {
+            state.dirty = true;
+            if state.flush > 0 {
+                state.flush -= 1;
+            } else {
+                state.generation = state.generation.saturating_sub(1);
+            }
+        }
+        state
+    }
+
+    /// Whether a flush has anything to do here.
+    pub(super) fn needs_flush(&self) -> bool {
+        self.metadata.state.dirty || !self.pending.is_empty() || self.committing.is_some()
+    }
+
+    pub(super) fn require_open(&self) -> Result<(), CrucibleError> {
+        if self.closed {
+            return Err(CrucibleError::GenericError(format!(
+                "extent {} is closed for repair",
+                self.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether contexts of these blocks, the bitmap and the file are all at hand.
+    pub(super) fn is_ready(&self, first: u32, count: u32, layout: &ExtentLayout) -> bool {
+        self.file.is_some()
+            && self.active.is_some()
+            && self
+                .contexts
+                .missing(first, count, layout.blocks())
+                .is_none()
+    }
+
+    /// Reads the bitmap, if it is not there.
+    pub(super) fn load_active(&mut self, layout: &ExtentLayout) -> io::Result<&mut ActiveSlots> {
+        if self.active.is_none() {
+            let file = self.file()?;
+            let range = layout.bitmap();
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            file.read_at(&mut bytes, range.start)?;
+            self.active = ActiveSlots::from_bytes(&bytes, layout.blocks());
+        }
+        self.active
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no bitmap"))
+    }
+
+    /// Reads what [`Extent::is_ready`] finds missing; the file must be there.
+    pub(super) fn load(&mut self, first: u32, count: u32, layout: &ExtentLayout) -> io::Result<()> {
+        self.load_active(layout)?;
+        while let Some(range) = self.contexts.missing(first, count, layout.blocks()) {
+            let contexts = self.read_contexts(&range, layout)?;
+            self.contexts.load(&range, contexts);
+        }
+        Ok(())
+    }
+
+    fn read_contexts(
+        &self,
+        range: &Range<u32>,
+        layout: &ExtentLayout,
+    ) -> io::Result<Box<[CachedContext]>> {
+        let active = self.active.as_ref();
+        let a = self.read_slots(Slot::A, range, layout)?;
+        let b = self.read_slots(Slot::B, range, layout)?;
+        let contexts = range
+            .clone()
+            .zip(a.iter().zip(b.iter()))
+            .map(|(block, (a, b))| {
+                if self.blank.contains(&block) {
+                    return CachedContext::Empty;
+                }
+                match active.and_then(|active| active.get(block)) {
+                    Some(Slot::B) => CachedContext::decode(b),
+                    _ => CachedContext::decode(a),
+                }
+            })
+            .collect();
+        Ok(contexts)
+    }
+
+    /// Reads the slots of a range of blocks.
+    pub(super) fn read_slots(
+        &self,
+        slot: Slot,
+        range: &Range<u32>,
+        layout: &ExtentLayout,
+    ) -> io::Result<Vec<[u8; SLOT_LEN]>> {
+        let count = range.end.saturating_sub(range.start);
+        let place = layout
+            .slots(slot, range.start, count)
+            .ok_or_else(out_of_range)?;
+        let mut bytes = vec![0; SLOT_LEN * count as usize];
+        self.file()?.read_at(&mut bytes, place.start)?;
+        let mut slots = Vec::with_capacity(count as usize);
+        for chunk in bytes.chunks_exact(SLOT_LEN) {
+            let mut slot = [0; SLOT_LEN];
+            slot.copy_from_slice(chunk);
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+
+    /// Reads blocks into `into` and appends their contexts. Everything must be ready.
+    pub(super) fn read(
+        &self,
+        first: u32,
+        count: u32,
+        into: &mut [u8],
+        contexts: &mut Vec<ReadBlockContext>,
+        layout: &ExtentLayout,
+    ) -> Result<(), CrucibleError> {
+        self.require_open()?;
+        let place = layout
+            .data(first, count)
+            .ok_or(CrucibleError::OffsetInvalid)?;
+        let file = self.file().map_err(|error| io_error("read", &error))?;
+        file.read_at(into, place.start)
+            .map_err(|error| io_error("read of data", &error))?;
+        let block_size = into.len() / count.max(1) as usize;
+        let overlaid = !self.pending.is_empty() || self.committing.is_some();
+        let special = !self.damaged.is_empty() || !self.blank.is_empty();
+        for (block, target) in (first..).zip(into.chunks_exact_mut(block_size.max(1))) {
+            if overlaid {
+                if let Some((stored, data)) = self.waiting(block, block_size) {
+                    target.copy_from_slice(data);
+                    contexts.push(stored.context.into());
+                    continue;
+                }
+            }
+            if special {
+                if self.damaged.contains(&block) {
+                    return Err(CrucibleError::MissingContextSlot {
+                        block: BlockIndex(u64::from(block)),
+                        extent: self.id,
+                    });
+                }
+                if self.blank.contains(&block) {
+                    target.fill(0);
+                }
+            }
+            let context = self
+                .contexts
+                .get(block)
+                .and_then(CachedContext::answer)
+                .ok_or_else(|| {
+                    CrucibleError::BadContextSlot(format!("block {block} of extent {}", self.id))
+                })?;
+            contexts.push(context);
+        }
+        Ok(())
+    }
+
+    /// The version of a block that is not in the file yet.
+    pub(super) fn waiting(&self, block: u32, block_size: usize) -> Option<(&StoredContext, &[u8])> {
+        self.pending.get(block, block_size).or_else(|| {
+            self.committing
+                .as_ref()
+                .and_then(|committing| committing.get(block, block_size))
+        })
+    }
+
+    /// Whether a block has ever been written. Its context must be ready.
+    pub(super) fn is_written(&self, block: u32) -> bool {
+        self.pending.contains(block)
+            || self
+                .committing
+                .as_ref()
+                .is_some_and(|committing| committing.contains(block))
+            || self.damaged.contains(&block)
+            || self.contexts.get(block) != Some(CachedContext::Empty)
+    }
+
+    /// Writes blocks to their place with their contexts, then bitmap and metadata; syncs nothing.
+    ///
+    /// `blocks` are in ascending order and in `source`. The dirty mark comes first and the contexts before the data,
+    /// so that after the end of the process alone (its writes are all in the page cache) the reference, too, finds a
+    /// context for each block.
+    pub(super) fn apply(
+        &mut self,
+        blocks: &[u32],
+        source: &Pending,
+        metadata: ExtentMetadata,
+        block_size: usize,
+        layout: &ExtentLayout,
+    ) -> io::Result<()> {
+        let file = Arc::clone(self.file()?);
+        let mut active = self.load_active(layout)?.clone();
+        if !self.metadata.state.dirty && !blocks.is_empty() {
+            file.write_at(&[IoSlice::new(&[1])], layout.metadata().start)?;
+        }
+        let mut slots: Vec<[u8; SLOT_LEN]> = Vec::with_capacity(blocks.len().min(1024));
+        for run in runs(blocks, |block| active.get(block)) {
+            let Some(&first) = run.first() else { continue };
+            let slot = active.get(first).unwrap_or_default().other();
+            slots.clear();
+            slots.extend(run.iter().filter_map(|block| {
+                let (stored, _) = source.get(*block, block_size)?;
+                Some(StoredContext::encode(Some(stored)))
+            }));
+            let place = layout
+                .slots(slot, first, run.len() as u32)
+                .ok_or_else(out_of_range)?;
+            file.write_at(&[IoSlice::new(slots.as_flattened())], place.start)?;
+        }
+        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        for run in runs(blocks, |_| ()) {
+            let Some(&first) = run.first() else { continue };
+            slices.clear();
+            gather(run, source, block_size, &mut slices);
+            let place = layout
+                .data(first, run.len() as u32)
+                .ok_or_else(out_of_range)?;
+            file.write_at(&slices, place.start)?;
+        }
+        for block in blocks {
+            let slot = active.get(*block).unwrap_or_default();
+            active.set(*block, slot.other());
+        }
+        write_tail(&*file, &active, &metadata, layout)?;
+        self.active = Some(active);
+        self.metadata = metadata;
+        for block in blocks {
+            self.damaged.remove(block);
+            if let Some((stored, _)) = source.get(*block, block_size) {
+                self.contexts.set(*block, CachedContext::new(Some(stored)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn file(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        self.file
+            .as_ref()
+            .ok_or_else(|| io::Error::other("the extent file is not open"))
+    }
+}
+
+/// Writes bitmap and metadata, which lie behind each other.
+pub(super) fn write_tail(
+    file: &dyn DiskFile,
+    active: &ActiveSlots,
+    metadata: &ExtentMetadata,
+    layout: &ExtentLayout,
+) -> io::Result<()> {
+    let metadata = metadata.encode();
+    let slices = [IoSlice::new(active.as_bytes()), IoSlice::new(&metadata)];
+    file.write_at(&slices, layout.bitmap().start)
+}
+
+/// Reads the metadata of an extent file after checking its length.
+pub(super) fn read_metadata(
+    file: &dyn DiskFile,
+    layout: &ExtentLayout,
+) -> Result<ExtentMetadata, String> {
+    let length = file.length().map_err(|error| error.to_string())?;
+    if length != layout.file_len() {
+        return Err(format!(
+            "its file has {length} bytes where {} are expected",
+            layout.file_len()
+        ));
+    }
+    let mut bytes = [0; METADATA_LEN];
+    file.read_at(&mut bytes, layout.metadata().start)
+        .map_err(|error| error.to_string())?;
+    ExtentMetadata::decode(&bytes).map_err(|error| error.to_string())
+}
+
+/// The data of these blocks as few slices: neighbours in memory become one.
+pub(super) fn gather<'a>(
+    blocks: &[u32],
+    source: &'a Pending,
+    block_size: usize,
+    slices: &mut Vec<IoSlice<'a>>,
+) {
+    let mut held: Option<(usize, &'a [u8])> = None;
+    for block in blocks {
+        let Some((entry, data)) = source.place(*block, block_size) else {
+            continue;
+        };
+        held = match held {
+            Some((begin, _)) if begin + held_blocks(held, block_size) == entry => {
+                let count = held_blocks(held, block_size) + 1;
+                source
+                    .stretch(begin, count, block_size)
+                    .map(|data| (begin, data))
+            }
+            other => {
+                if let Some((_, data)) = other {
+                    slices.push(IoSlice::new(data));
+                }
+                Some((entry, data))
+            }
+        };
+    }
+    if let Some((_, data)) = held {
+        slices.push(IoSlice::new(data));
+    }
+}
+
+fn held_blocks(held: Option<(usize, &[u8])>, block_size: usize) -> usize {
+    held.map_or(0, |(_, data)| data.len() / block_size.max(1))
+}
+
+/// Cuts ascending blocks into runs of neighbours of one kind.
+pub(super) fn runs<'a, K: PartialEq>(
+    blocks: &'a [u32],
+    kind: impl Fn(u32) -> K + 'a,
+) -> impl Iterator<Item = &'a [u32]> {
+    blocks.chunk_by(move |one, next| one.checked_add(1) == Some(*next) && kind(*one) == kind(*next))
+}
+
+fn out_of_range() -> io::Error {
+    io::Error::other("a block beyond its extent")
+}

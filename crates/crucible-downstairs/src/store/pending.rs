@@ -1,0 +1,104 @@
+//! Blocks of one extent that have been written and wait in memory for the next commit.
+
+use std::collections::HashMap;
+
+use crucible_protocol::layout::StoredContext;
+
+/// Above this many bytes, buffers are given back instead of being kept for the next time.
+const KEEP_BYTES: usize = 1 << 20;
+
+/// The last version of each block that was written since the last commit.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Block within the extent, to its place in the other two.
+    index: HashMap<u32, u32>,
+    contexts: Vec<StoredContext>,
+    /// One block after the other.
+    data: Vec<u8>,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Bytes of data.
+    pub(super) const fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    pub(super) fn contains(&self, block: u32) -> bool {
+        self.index.contains_key(&block)
+    }
+
+    /// A block and its context.
+    pub(super) fn get(&self, block: u32, block_size: usize) -> Option<(&StoredContext, &[u8])> {
+        let entry = *self.index.get(&block)? as usize;
+        let begin = entry * block_size;
+        Some((
+            self.contexts.get(entry)?,
+            self.data.get(begin..begin + block_size)?,
+        ))
+    }
+
+    /// Where a block is among those in memory, and its data.
+    pub(super) fn place(&self, block: u32, block_size: usize) -> Option<(usize, &[u8])> {
+        let entry = *self.index.get(&block)? as usize;
+        Some((entry, self.stretch(entry, 1, block_size)?))
+    }
+
+    /// The data of so many blocks that lie behind each other in memory.
+    pub(super) fn stretch(&self, entry: usize, count: usize, block_size: usize) -> Option<&[u8]> {
+        self.data
+            .get(entry * block_size..(entry + count) * block_size)
+    }
+
+    /// Takes a block in, in the place of an earlier version. Answers the bytes by which this grew.
+    pub(super) fn put(&mut self, block: u32, stored: StoredContext, data: &[u8]) -> usize {
+        let next = self.contexts.len() as u32;
+        let entry = *self.index.entry(block).or_insert(next);
+        if entry == next {
+            self.contexts.push(stored);
+            self.data.extend_from_slice(data);
+            return data.len();
+        }
+        let begin = entry as usize * data.len();
+        if let (Some(context), Some(target)) = (
+            self.contexts.get_mut(entry as usize),
+            self.data.get_mut(begin..begin + data.len()),
+        ) {
+            *context = stored;
+            target.copy_from_slice(data);
+        }
+        0
+    }
+
+    /// All blocks, in ascending order.
+    pub(super) fn blocks(&self) -> Vec<u32> {
+        let mut blocks: Vec<u32> = self.index.keys().copied().collect();
+        blocks.sort_unstable();
+        blocks
+    }
+
+    /// Takes in what `older` has and this has not.
+    pub(super) fn absorb(&mut self, older: &Self, block_size: usize) {
+        for block in older.blocks() {
+            if self.contains(block) {
+                continue;
+            }
+            if let Some((stored, data)) = older.get(block, block_size) {
+                self.put(block, *stored, data);
+            }
+        }
+    }
+
+    /// Forgets all blocks, and keeps the buffers unless they are large.
+    pub(super) fn clear(&mut self) {
+        self.index.clear();
+        self.contexts.clear();
+        self.data.clear();
+        if self.data.capacity() > KEEP_BYTES {
+            *self = Self::default();
+        }
+    }
+}
