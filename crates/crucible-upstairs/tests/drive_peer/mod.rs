@@ -12,7 +12,7 @@
 )]
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Write};
+use std::io::{Error, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -217,6 +217,7 @@ impl Peer {
                     .unwrap()
                     .push(stream.try_clone().unwrap());
                 let (shared, region, wrap) = (shared.clone(), region.clone(), wrap.clone());
+                let raw = stream.try_clone().unwrap();
                 std::thread::spawn(move || {
                     let stream = match &wrap {
                         None => Box::new(stream),
@@ -227,6 +228,7 @@ impl Peer {
                     };
                     // An end of the connection is no failure.
                     let _ = Session::new(shared, region, address).run(stream);
+                    let _ = raw.shutdown(std::net::Shutdown::Both);
                 });
             }
         });
@@ -269,7 +271,7 @@ impl Session {
             }
             buffer.extend_from_slice(&piece[..count]);
             let mut out = BytesMut::new();
-            while let Some(message) = decoder.decode(&mut buffer).unwrap() {
+            while let Some(message) = decoder.decode(&mut buffer).map_err(Error::other)? {
                 waiting.push(message);
                 // Jobs may come before those that they depend on.
                 while let Some(at) = waiting
