@@ -9,7 +9,7 @@ use crucible_protocol::{
     Decoder, Geometry, Message, SharedWrite, WireError, WriteHeader, WriteKind, context,
 };
 
-/// Connections and files as the reference leaves them.
+/// A connection or a file as the reference leaves it.
 macro_rules! recorded {
     ($path:literal) => {
         include_bytes!(concat!("../../crates/crucible-protocol/tests/data/", $path))

@@ -92,7 +92,8 @@ impl Decoder {
         let mut reader = Reader::new(body, front.name);
         let mut message = Message::take(&mut reader)?;
         match (message.data_mut(), reader.bulk) {
-            (Some(data), Some(length)) => {
+            // A message without data should not keep the buffer alive.
+            (Some(data), Some(length)) if length > 0 => {
                 let mut frame = buffer.split_to(front.length);
                 frame.advance(front.length.saturating_sub(length));
                 *data = frame.freeze();

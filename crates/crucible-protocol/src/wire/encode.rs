@@ -12,8 +12,8 @@ use crate::message::{Message, SessionKey};
 const WRITE_START_LEN: usize = LENGTH_LEN + 4 + 48 + 8 + 8;
 
 impl Message {
-    /// Bytes of the whole frame. Peers refuse one over [`FRAME_MAX`](crate::wire::FRAME_MAX): whoever makes a message as large as somebody
-    /// else wants it asks here before it is sent.
+    /// Bytes of the whole frame. Peers refuse one over [`FRAME_MAX`](super::FRAME_MAX): whoever makes a message as
+    /// large as somebody else wants it asks here before it is sent.
     pub fn encoded_len(&self) -> usize {
         LENGTH_LEN + self.length() + self.data().map_or(0, Bytes::len)
     }
