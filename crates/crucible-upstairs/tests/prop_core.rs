@@ -46,8 +46,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let blocks = || blocks.clone();
     prop::collection::vec(
         prop_oneof![
-            8 => (blocks(), 1..=255_u8).prop_map(|((at, count), fill)| Step::Write(at, count, fill)),
-            2 => (blocks(), 1..=255_u8)
+            8 => (blocks(), 1..=200_u8).prop_map(|((at, count), fill)| Step::Write(at, count, fill)),
+            2 => (blocks(), 1..=200_u8)
                 .prop_map(|((at, count), fill)| Step::WriteUnwritten(at, count, fill)),
             6 => blocks().prop_map(|(at, count)| Step::Read(at, count)),
             2 => Just(Step::Flush),
@@ -65,7 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => (0..4_usize, 0..4_usize).prop_map(|(old, new)| Step::Replace(old, new)),
             2 => Just(Step::Run),
         ],
-        1..150,
+        1..250,
     )
 }
 
@@ -290,7 +290,7 @@ fn check(config: Config, steps: &[Step]) {
 
 fn cases() -> ProptestConfig {
     let slow = std::env::var_os("TRIVET_SLOW").is_some();
-    ProptestConfig::with_cases(if slow { 5_000 } else { 150 })
+    ProptestConfig::with_cases(if slow { 3_000 } else { 120 })
 }
 
 proptest! {

@@ -164,3 +164,131 @@ fn sorted(mut waits: Vec<JobId>) -> Vec<JobId> {
     waits.dedup();
     waits
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCKS: u64 = 24;
+
+    fn ids(list: &[JobId]) -> Vec<u64> {
+        list.iter().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn a_read_waits_for_the_write_and_the_next_write_for_the_read() {
+        let mut map = DependencyMap::default();
+        assert!(map.write(JobId(1), 0, 4).is_empty());
+        assert_eq!(ids(&map.read(JobId(2), 2, 6)), [1]);
+        assert_eq!(ids(&map.read(JobId(3), 3, 4)), [1]);
+        assert_eq!(ids(&map.write(JobId(4), 3, 4)), [2, 3]);
+        assert_eq!(ids(&map.write(JobId(5), 0, 8)), [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_fence_hides_all_that_is_older() {
+        let mut map = DependencyMap::default();
+        map.write(JobId(1), 0, 4);
+        map.read(JobId(2), 8, 9);
+        assert_eq!(ids(&map.fence(JobId(3), BLOCKS)), [1, 2]);
+        assert_eq!(ids(&map.write(JobId(4), 0, 1)), [3]);
+        assert_eq!(ids(&map.fence(JobId(5), BLOCKS)), [3, 4]);
+        assert_eq!(ids(&map.read(JobId(6), 0, 1)), [5]);
+        map.retire(JobId(3));
+        assert_eq!(ids(&map.read(JobId(7), 0, 1)), [5], "another fence");
+        map.retire(JobId(5));
+        assert!(map.read(JobId(8), 2, 3).is_empty());
+    }
+
+    #[test]
+    fn a_fence_that_nothing_reaches_past_is_not_named() {
+        let mut map = DependencyMap::after(Some(JobId(9)));
+        map.write(JobId(10), 0, BLOCKS);
+        assert_eq!(ids(&map.fence(JobId(11), BLOCKS)), [10]);
+    }
+
+    #[test]
+    fn no_blocks_wait_for_nothing() {
+        let mut map = DependencyMap::after(Some(JobId(9)));
+        assert!(map.write(JobId(10), 5, 5).is_empty());
+        assert!(map.read(JobId(11), 5, 5).is_empty());
+    }
+
+    /// One job, and what the specification says of it, block by block.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Read(u64, u64),
+        Write(u64, u64),
+        Fence,
+        Retire,
+    }
+
+    #[derive(Clone, Default)]
+    struct Block {
+        blocking: Option<JobId>,
+        reads: BTreeSet<JobId>,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let range = || (0..BLOCKS).prop_flat_map(|start| (Just(start), start + 1..=BLOCKS));
+        prop::collection::vec(
+            prop_oneof![
+                4 => range().prop_map(|(start, end)| Step::Read(start, end)),
+                4 => range().prop_map(|(start, end)| Step::Write(start, end)),
+                1 => Just(Step::Fence),
+                1 => Just(Step::Retire),
+            ],
+            1..60,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn lists_are_those_of_a_map_of_single_blocks(steps in steps()) {
+            let mut map = DependencyMap::default();
+            let mut blocks = vec![Block::default(); BLOCKS as usize];
+            let mut fence = None;
+            for (place, step) in steps.into_iter().enumerate() {
+                let id = JobId(1000 + place as u64);
+                let (range, found) = match step {
+                    Step::Read(start, end) => (start..end, map.read(id, start, end)),
+                    Step::Write(start, end) => (start..end, map.write(id, start, end)),
+                    Step::Fence => (0..BLOCKS, map.fence(id, BLOCKS)),
+                    Step::Retire => {
+                        if let Some(fence) = fence.take() {
+                            map.retire(fence);
+                            for block in &mut blocks {
+                                block.blocking = block.blocking.filter(|&id| id != fence);
+                            }
+                        }
+                        continue;
+                    }
+                };
+                let mut expected = BTreeSet::new();
+                for block in range {
+                    let block = &mut blocks[block as usize];
+                    if let Step::Read(..) = step {
+                        expected.extend(block.blocking);
+                        block.reads.insert(id);
+                    } else {
+                        if block.reads.is_empty() {
+                            expected.extend(block.blocking);
+                        }
+                        expected.append(&mut block.reads);
+                        block.blocking = Some(id);
+                    }
+                }
+                prop_assert_eq!(&found, &expected.into_iter().collect::<Vec<_>>());
+                if let Step::Fence = step {
+                    fence = Some(id);
+                }
+                // Nothing older than the fence is ever named.
+                prop_assert!(found.iter().all(|&named| Some(named) >= fence || fence == Some(id)));
+            }
+        }
+    }
+}

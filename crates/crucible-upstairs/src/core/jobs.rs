@@ -219,6 +219,33 @@ impl Jobs {
     }
 }
 
+impl Slot {
+    /// The region server will not do it.
+    pub(super) fn skip(&mut self) {
+        if !self.state.is_finished() {
+            self.state = JobState::Skipped;
+        }
+        self.redo = false;
+        self.queued = false;
+        self.waits = Vec::new();
+    }
+
+    /// The region server is away, and will get it when it is back. What it has done, but `may_forget`, is to be
+    /// done again: until then nobody may forget the job.
+    pub(super) fn put_off(&mut self, may_forget: bool) {
+        match self.state {
+            JobState::Sent => self.state = JobState::Waiting,
+            JobState::Done if may_forget => {
+                self.state = JobState::Waiting;
+                self.redo = true;
+            }
+            JobState::Waiting | JobState::Done | JobState::Skipped | JobState::Failed => {}
+        }
+        self.queued = false;
+        self.waits = Vec::new();
+    }
+}
+
 impl Job {
     pub(super) const fn is_fence(&self) -> bool {
         matches!(self.kind, Kind::Flush { .. } | Kind::Barrier)

@@ -60,16 +60,7 @@ impl Upstairs {
         if was == ReplicaState::Active {
             let synced_through = self.clients[id].synced_through;
             for job in self.jobs.iter_mut() {
-                let slot = &mut job.slots[id];
-                slot.queued = false;
-                slot.waits = Vec::new();
-                if slot.state == JobState::Done && job.id > synced_through {
-                    // It may come back without it: until it is done again, nobody may forget the job.
-                    slot.redo = true;
-                }
-                if slot.state == JobState::Sent || slot.redo {
-                    slot.state = JobState::Waiting;
-                }
+                job.slots[id].put_off(job.id > synced_through);
             }
         }
         self.clients[id].set_state(ReplicaState::Connecting {
@@ -113,12 +104,7 @@ impl Upstairs {
         let was_repairing = self.clients[id].is_repairing();
         self.clients[id].disconnect(self.now, true, out);
         for job in self.jobs.iter_mut() {
-            let slot = &mut job.slots[id];
-            slot.queued = false;
-            slot.waits = Vec::new();
-            if !slot.state.is_finished() {
-                slot.state = JobState::Skipped;
-            }
+            job.slots[id].skip();
         }
         let client = &mut self.clients[id];
         client.jobs = 0;

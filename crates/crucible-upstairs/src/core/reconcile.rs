@@ -249,3 +249,89 @@ impl Upstairs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(generation: u64, flush: u64, dirty: bool) -> Option<ExtentState> {
+        Some(ExtentState {
+            generation,
+            flush,
+            dirty,
+        })
+    }
+
+    /// Source and destinations for the states of three replicas.
+    fn check(states: [Option<ExtentState>; 3], expected: Option<(u8, &[u8])>) {
+        let found = plan(ExtentId(3), &PerClient::new(states)).map(|plan| {
+            let destinations: Vec<u8> = ClientId::ALL
+                .into_iter()
+                .filter(|&id| plan.destinations[id])
+                .map(|id| id.0)
+                .collect();
+            (plan.source.0, destinations)
+        });
+        let expected = expected.map(|(source, destinations)| (source, destinations.to_vec()));
+        assert_eq!(found, expected, "{states:?}");
+    }
+
+    #[test]
+    fn equal_and_clean_extents_are_left_alone() {
+        check([state(0, 0, false); 3], None);
+        check([state(7, 9, false); 3], None);
+        check([state(7, 9, false), None, state(7, 9, false)], None);
+    }
+
+    #[test]
+    fn the_highest_generation_is_the_source() {
+        let (low, high) = (state(1, 9, true), state(2, 1, false));
+        check([low, high, high], Some((1, &[0])));
+        check([high, low, low], Some((0, &[1, 2])));
+        check([low, low, high], Some((2, &[0, 1])));
+        check(
+            [state(1, 1, false), state(2, 1, false), state(3, 1, false)],
+            Some((2, &[0, 1])),
+        );
+    }
+
+    #[test]
+    fn then_the_highest_flush() {
+        let (low, high) = (state(2, 1, true), state(2, 2, false));
+        check([low, high, low], Some((1, &[0, 2])));
+        check([high, high, low], Some((0, &[2])));
+    }
+
+    #[test]
+    fn then_the_dirty_one_and_it_goes_to_all_others() {
+        let (clean, dirty) = (state(2, 2, false), state(2, 2, true));
+        check([clean, clean, dirty], Some((2, &[0, 1])));
+        check([clean, dirty, dirty], Some((1, &[0, 2])));
+        check([dirty, dirty, dirty], Some((0, &[1, 2])));
+    }
+
+    #[test]
+    fn a_dirty_one_that_is_behind_is_a_destination() {
+        check(
+            [state(3, 3, false), state(3, 3, false), state(2, 2, true)],
+            Some((0, &[2])),
+        );
+    }
+
+    #[test]
+    fn a_tie_goes_to_the_lowest_client() {
+        check(
+            [state(1, 1, false), state(2, 2, false), state(2, 2, false)],
+            Some((1, &[0])),
+        );
+    }
+
+    #[test]
+    fn who_is_absent_takes_no_part() {
+        check(
+            [None, state(1, 1, false), state(2, 1, false)],
+            Some((2, &[1])),
+        );
+        check([state(1, 1, true), None, None], Some((0, &[])));
+    }
+}

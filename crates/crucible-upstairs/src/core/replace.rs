@@ -6,7 +6,7 @@ use crucible_protocol::ClientId;
 
 use super::action::{Actions, Answer, ReplaceResult, VolumeError};
 use super::event::Token;
-use super::status::{JobState, Mode, Phase, ReplicaState, Step};
+use super::status::{Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
 
 impl Upstairs {
@@ -78,11 +78,7 @@ impl Upstairs {
         let reconciling = self.clients[id].is_at(Step::Reconcile);
         self.clients[id].disconnect(self.now, true, out);
         for job in self.jobs.iter_mut() {
-            let slot = &mut job.slots[id];
-            slot.queued = false;
-            if !slot.state.is_finished() {
-                slot.state = JobState::Skipped;
-            }
+            job.slots[id].skip();
         }
         let synced_through = self.jobs.retired_through();
         let client = &mut self.clients[id];
