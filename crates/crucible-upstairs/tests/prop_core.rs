@@ -38,7 +38,25 @@ enum Step {
     Resume(usize),
     Rot(usize, u64),
     Replace(usize, usize),
+    Activate,
+    Deactivate,
     Run,
+}
+
+/// Steps for a volume that goes up and down, too.
+fn lives() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(
+        (0..8_u8, steps()).prop_map(|(what, mut steps)| {
+            steps.truncate(30);
+            match what {
+                0 | 1 => steps.push(Step::Deactivate),
+                _ => steps.push(Step::Activate),
+            }
+            steps
+        }),
+        1..12,
+    )
+    .prop_map(|lives| lives.concat())
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -67,6 +85,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         ],
         1..250,
     )
+}
+
+/// Whether a request may fail so.
+fn is_excused(error: &VolumeError) -> bool {
+    error.is_transient() || matches!(error, VolumeError::Inactive | VolumeError::Deactivating)
 }
 
 /// What the blocks should hold.
@@ -110,6 +133,7 @@ struct Run {
     oracle: Oracle,
     /// Writes that were held: they count from their answer on.
     held: Vec<(Token, u64, u64, u8, bool)>,
+    generation: u64,
 }
 
 impl Run {
@@ -118,7 +142,31 @@ impl Run {
             world: World::active_with(config),
             oracle: Oracle::new(),
             held: Vec::new(),
+            generation: 1,
         }
+    }
+
+    fn activate(&mut self) {
+        self.generation += 1;
+        self.world.activate(self.generation);
+    }
+
+    /// Lets go, come what may. What was written must be there again afterwards.
+    fn deactivate(&mut self) {
+        if self.world.up.status().phase != Phase::Active {
+            self.world.command(Command::Deactivate);
+            return;
+        }
+        for replica in 0..4 {
+            self.world.restart(replica);
+            self.world.paused[replica] = false;
+        }
+        self.world.advance(Span::from_secs(60));
+        self.check();
+        let token = self.world.command(Command::Deactivate);
+        self.world.advance(Span::from_secs(1));
+        assert_eq!(self.world.answer(token), Ok(Answer::Deactivated));
+        assert_eq!(self.world.up.status().phase, Phase::Inactive);
     }
 
     fn write(&mut self, start: u64, count: u64, fill: u8, unwritten: bool) {
@@ -138,7 +186,7 @@ impl Run {
             match world.answers.get(&token) {
                 None => return true,
                 Some(Ok(Answer::Written)) => oracle.written(start, count, fill, unwritten),
-                Some(Err(error)) => assert!(error.is_transient(), "{error}"),
+                Some(Err(error)) => assert!(is_excused(error), "{error}"),
                 Some(other) => panic!("{other:?} to a write"),
             }
             false
@@ -165,14 +213,15 @@ impl Run {
                     }
                 }
                 Err(VolumeError::BadData { .. }) => {}
-                Err(error) => assert!(error.is_transient(), "{error}"),
+                Err(error) => assert!(is_excused(error), "{error}"),
                 other => panic!("{other:?} to a read"),
             }
         }
         let status = world.up.status();
         assert!(status.jobs <= 10_200, "{} jobs", status.jobs);
         assert!(status.bytes <= 64 << 20);
-        assert!(world.up.deadline().is_some(), "no deadline");
+        let idle = status.phase == Phase::Inactive;
+        assert_eq!(world.up.deadline().is_none(), idle);
     }
 
     fn step(&mut self, step: &Step) {
@@ -215,6 +264,8 @@ impl Run {
                 let (old, new) = (address(old), address(new));
                 self.world.command(Command::Replace { old, new });
             }
+            Step::Activate => self.activate(),
+            Step::Deactivate => self.deactivate(),
             Step::Run => self.world.run(),
         }
         self.check();
@@ -254,6 +305,9 @@ impl Run {
             self.world.restart(replica);
             self.world.paused[replica] = false;
         }
+        if self.world.up.status().phase == Phase::Inactive {
+            self.activate();
+        }
         for _ in 0..12 {
             self.world.advance(Span::from_secs(10));
             self.check();
@@ -290,7 +344,7 @@ fn check(config: Config, steps: &[Step]) {
 
 fn cases() -> ProptestConfig {
     let slow = std::env::var_os("TRIVET_SLOW").is_some();
-    ProptestConfig::with_cases(if slow { 3_000 } else { 120 })
+    ProptestConfig::with_cases(if slow { 1_000 } else { 100 })
 }
 
 proptest! {
@@ -311,6 +365,14 @@ proptest! {
         config.limits.live_repair_extents = 1;
         config.limits.reconcile_extents = 1;
         config.patience = Span::from_secs(2);
+        check(config, &steps);
+    }
+
+    #[test]
+    fn any_order_of_events_ends_well_while_the_volume_goes_up_and_down(steps in lives()) {
+        let mut config = core_world::config();
+        config.degraded_activation = Some(Span::from_secs(1));
+        config.patience = Span::from_secs(20);
         check(config, &steps);
     }
 
