@@ -61,6 +61,36 @@ fn identification() {
         ",
         "out 0 1 1 3, #13(0) at 45 cs 18",
     );
+    // XGETBV 1: what is enabled and in use. MXCSR does not count.
+    check(
+        Long,
+        "
+        0f 20 e0 ; mov rax, cr4
+        48 0d 00 06 04 00 ; or rax, 0x40600
+        0f 22 e0 ; mov cr4, rax
+        31 c9 ; xor ecx, ecx
+        31 d2 ; xor edx, edx
+        b8 03 00 00 00 ; mov eax, 3
+        0f 01 d1 ; xsetbv
+        db e3 ; fninit
+        0f 57 c0 ; xorps xmm0, xmm0
+        b9 01 00 00 00 ; mov ecx, 1
+        0f 01 d0 ; xgetbv
+        e7 e9 ; out 0xe9, eax
+        66 0f 76 c0 ; pcmpeqd xmm0, xmm0
+        0f 01 d0 ; xgetbv
+        e7 e9 ; out 0xe9, eax
+        d9 e8 ; fld1
+        0f 01 d0 ; xgetbv
+        e7 e9 ; out 0xe9, eax
+        0f 57 c0 ; xorps xmm0, xmm0
+        0f 01 d0 ; xgetbv
+        e7 e9 ; out 0xe9, eax
+        ff c1 ; inc ecx
+        0f 01 d0 ; xgetbv
+        ",
+        "out 0 2 3 1, #13(0) at 41 cs 18",
+    );
     check(
         Long,
         "

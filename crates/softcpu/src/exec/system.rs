@@ -348,18 +348,21 @@ pub(crate) fn halt(cpu: &mut Cpu, _op: &Op) -> Flow {
     Flow::Halt
 }
 
-/// XGETBV: XCR0, and the bits of it in use (ECX 1).
+/// XGETBV: XCR0, and the components of it that are in use (ECX 1; SDM vol. 1, 13.6).
 pub(crate) fn read_extended(cpu: &mut Cpu, _op: &Op) -> Flow {
     use crate::state::registers::{RAX, RCX, RDX};
     if cpu.control.cr4 & cr4::OSXSAVE == 0 {
         let Trap = cpu.raise(Exception::invalid_opcode());
         return Flow::Fault;
     }
-    if cpu.regs.read(RCX) as u32 > 1 {
-        let Trap = cpu.raise(Exception::protection(0));
-        return Flow::Fault;
-    }
-    let value = cpu.control.xcr0;
+    let value = match cpu.regs.read(RCX) as u32 {
+        0 => cpu.control.xcr0,
+        1 => cpu.control.xcr0 & cpu.in_use(),
+        _ => {
+            let Trap = cpu.raise(Exception::protection(0));
+            return Flow::Fault;
+        }
+    };
     cpu.regs.write(RAX, value & 0xffff_ffff);
     cpu.regs.write(RDX, value >> 32);
     Flow::Next

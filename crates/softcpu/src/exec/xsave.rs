@@ -209,8 +209,8 @@ impl Cpu {
         mask & self.control.xcr0
     }
 
-    /// Components that are not in their initial state.
-    fn in_use(&self) -> u64 {
+    /// Components that are not in their initial state. MXCSR counts for neither.
+    pub(crate) fn in_use(&self) -> u64 {
         let fpu = &self.fpu;
         let x87 = fpu.control != 0x37f
             || fpu.status != 0
