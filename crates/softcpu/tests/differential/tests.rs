@@ -47,6 +47,14 @@ fn campaign(filter: &str) -> Option<Campaign> {
         println!("NOT RUN: this host's processor lacks an extension that ours has");
         return None;
     }
+    let known = crate::generate::Generator::new(filter)
+        .codes()
+        .next()
+        .is_some();
+    assert!(
+        known,
+        "DIFF_ONLY={filter}: no instruction has that name; a mnemonic, the beginning of one with *, or @integer, @x87, @sse"
+    );
     match Campaign::new(filter) {
         Ok(campaign) => Some(campaign),
         Err(refused) => {
@@ -173,6 +181,22 @@ fn a_single_case_from_the_environment() {
         instruction.code(),
         differences.join("\n")
     );
+}
+
+#[test]
+fn a_filter_that_names_nothing_is_noticed() {
+    let names = |filter| {
+        crate::generate::Generator::new(filter)
+            .codes()
+            .next()
+            .is_some()
+    };
+    for filter in ["", "cmp", "cmp*", "CMP*", "@x87", "*"] {
+        assert!(names(filter), "{filter}");
+    }
+    for filter in ["*cmp", "cm", "nothing*"] {
+        assert!(!names(filter), "{filter}");
+    }
 }
 
 #[test]
