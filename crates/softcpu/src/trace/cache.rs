@@ -70,8 +70,10 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new() -> Self {
         Self {
-            ops: Vec::new(),
-            blocks: Vec::new(),
+            // All of it at once: the system gives pages only when they are used, while growing by copies
+            // would leave as much behind in the heap again.
+            ops: Vec::with_capacity(OPS_MAX),
+            blocks: Vec::with_capacity(BLOCKS_MAX),
             front: vec![0; FRONT_SIZE].into_boxed_slice(),
             pages: HashMap::new(),
             flushes: 0,
