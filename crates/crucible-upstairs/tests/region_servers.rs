@@ -1,0 +1,244 @@
+//! The upstairs against real region servers: processes, files, kill -9.
+//!
+//! The program is looked for beside this test's own; where it is missing, cargo is asked to build it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; a failure is the finding, and a skipped test says so"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use crucible_protocol::BlockIndex;
+use crucible_upstairs::core::ReplicaState;
+use crucible_upstairs::drive::Setup;
+use crucible_upstairs::options::CrucibleOpts;
+use crucible_upstairs::volume::{Volume, block_on};
+use uuid::Uuid;
+
+const WITHIN: Duration = Duration::from_secs(60);
+const BLOCKS: u64 = 512;
+
+/// The program, or `None` after having said so.
+fn program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().ok()?;
+        let folder = test.parent()?.parent()?;
+        let program = folder.join("crucible-downstairs");
+        if !program.exists() {
+            let mut cargo = Command::new(std::env::var_os("CARGO")?);
+            cargo.args(["build", "--quiet", "--package", "crucible-downstairs"]);
+            if folder.ends_with("release") {
+                cargo.arg("--release");
+            }
+            cargo
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .status()
+                .ok()?;
+        }
+        program.exists().then_some(program)
+    });
+    if program.is_none() {
+        println!("SKIPPED: no program crucible-downstairs, and none could be built");
+    }
+    program.as_deref()
+}
+
+/// One region and its server. Both end with the test.
+struct Server {
+    program: &'static Path,
+    folder: PathBuf,
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn new(program: &'static Path, encrypted: bool) -> Self {
+        let id = Uuid::new_v4();
+        let folder = std::env::temp_dir().join(format!("region-{id}"));
+        let mut create = Command::new(program);
+        create.arg("create").arg("--data").arg(&folder);
+        create.args(["--uuid", &id.to_string(), "--block-size", "4096"]);
+        create.args(["--extent-size", "64", "--extent-count", "8"]);
+        if encrypted {
+            create.arg("--encrypted");
+        }
+        let made = create.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(made.unwrap().success());
+        let (child, address) = run(program, &folder, 0);
+        Self {
+            program,
+            folder,
+            child,
+            address,
+        }
+    }
+
+    fn three(encrypted: bool) -> Option<[Self; 3]> {
+        let program = program()?;
+        Some([(); 3].map(|()| Self::new(program, encrypted)))
+    }
+
+    /// As a power cut would, for the process.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        let (child, address) = run(self.program, &self.folder, self.address.port());
+        assert_eq!(address, self.address);
+        self.child = child;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// Starts a server and waits until it says where it serves.
+fn run(program: &Path, folder: &Path, port: u16) -> (Child, SocketAddr) {
+    let mut child = Command::new(program)
+        .args(["run", "--address", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--mode", "rw", "--data"])
+        .arg(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let place = lines.map(Result::unwrap).find_map(|line| {
+        let place = line.split(" on ").nth(1)?;
+        place.split([',', ' ']).next()?.parse().ok()
+    });
+    (child, place.unwrap())
+}
+
+fn active(servers: &[Server; 3], encrypted: bool, generation: u64) -> Volume {
+    let targets = servers.each_ref().map(|server| server.address);
+    let mut opts = CrucibleOpts::new(Uuid::from_u128(7), targets);
+    let key = "tCw7zw0hAsPuxMOTWwnPEFYjBK9qJRtYyGdEXKEnrg0=";
+    opts.key = encrypted.then(|| key.to_owned().into());
+    let volume = Volume::region(Setup::new(&opts, None, generation).unwrap()).unwrap();
+    let shape = volume.activate_blocking(None).unwrap();
+    assert_eq!((shape.block_size, shape.blocks), (4096, BLOCKS));
+    volume
+}
+
+fn content(blocks: u64, seed: u64) -> BytesMut {
+    let bytes = 0..blocks * 4096;
+    bytes.map(|at| ((at / 3 + seed * 17) % 251) as u8).collect()
+}
+
+fn write(volume: &Volume, start: u64, blocks: u64, seed: u64) {
+    volume
+        .write_blocking(BlockIndex(start), content(blocks, seed))
+        .unwrap();
+}
+
+fn check(volume: &Volume, start: u64, blocks: u64, seed: u64) {
+    let plain = volume.read_blocking(BlockIndex(start), blocks).unwrap();
+    assert!(
+        plain.data == content(blocks, seed),
+        "blocks {start}+{blocks}"
+    );
+}
+
+fn wait_for_all_active(volume: &Volume) {
+    let begin = Instant::now();
+    loop {
+        let status = block_on(volume.insights()).pop().unwrap().status;
+        let states = status.replicas.each_ref().map(|replica| replica.state);
+        if states == [ReplicaState::Active; 3] {
+            return;
+        }
+        assert!(begin.elapsed() < WITHIN, "{:?}", status.replicas);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_was_flushed_is_there_after_all_three_were_killed() {
+    for encrypted in [false, true] {
+        let Some(mut servers) = Server::three(encrypted) else {
+            return;
+        };
+        let volume = active(&servers, encrypted, 1);
+        write(&volume, 0, BLOCKS, 1);
+        write(&volume, 60, 8, 2);
+        volume.flush_blocking(None).unwrap();
+        check(&volume, 60, 8, 2);
+        servers.iter_mut().for_each(Server::kill);
+        drop(volume);
+        servers.iter_mut().for_each(Server::restart);
+        let volume = active(&servers, encrypted, 2);
+        check(&volume, 0, 60, 1);
+        check(&volume, 60, 8, 2);
+        volume.deactivate_blocking().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_under_load_comes_back() {
+    let Some(mut servers) = Server::three(true) else {
+        return;
+    };
+    let volume = active(&servers, true, 1);
+    for round in 0..4 {
+        write(&volume, round * 32, 64, round);
+        let server = (round % 3) as usize;
+        servers[server].kill();
+        for part in 0..16 {
+            write(&volume, 256 + part * 8, 8, round * 16 + part);
+        }
+        volume.flush_blocking(None).unwrap();
+        check(&volume, 256, 8, round * 16);
+        servers[server].restart();
+        wait_for_all_active(&volume);
+    }
+    volume.deactivate_blocking().unwrap();
+    // Each alone has all of it: the two others are gone one after the other.
+    let volume = active(&servers, true, 2);
+    for (gone, server) in servers.iter_mut().enumerate().take(2) {
+        server.kill();
+        check(&volume, 3 * 32, 64, 3);
+        check(&volume, 256 + 15 * 8, 8, 3 * 16 + 15);
+        println!("{} of 3 gone", gone + 1);
+    }
+}
+
+#[test]
+fn a_server_that_lost_all_is_replaced_and_repaired() {
+    let Some(servers) = Server::three(true) else {
+        return;
+    };
+    let volume = active(&servers, true, 1);
+    write(&volume, 0, BLOCKS, 5);
+    volume.flush_blocking(None).unwrap();
+    let fresh = Server::new(servers[0].program, true);
+    volume
+        .replace_blocking(servers[0].address, fresh.address)
+        .unwrap();
+    write(&volume, 100, 50, 6);
+    wait_for_all_active(&volume);
+    volume.deactivate_blocking().unwrap();
+    let [_, b, c] = servers;
+    let mut servers = [fresh, b, c];
+    let volume = active(&servers, true, 2);
+    servers[1].kill();
+    servers[2].kill();
+    check(&volume, 0, 100, 5);
+    check(&volume, 100, 50, 6);
+}
