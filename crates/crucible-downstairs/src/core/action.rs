@@ -48,7 +48,7 @@ pub enum Action {
     Run(Ticket, Operation),
     /// Nobody waits for this work any more. It must still be reported, the sooner the better.
     Cancel(Ticket),
-    /// Send [`Event::Wake`] at this moment (instead of a later one).
+    /// Send [`Event::Wake`] at this moment, and not at any that was named before. [`Moment::NEVER`]: not at all.
     Deadline(Moment),
 }
 

@@ -427,8 +427,9 @@ impl Server {
         for id in silent {
             self.hang_up(id, Reason::Silent, out);
         }
-        self.wake_at = Moment::NEVER;
-        self.ask_for(next, out);
+        // Said also when there is none: whoever woke us would do so again and again.
+        self.wake_at = next;
+        out.push(Action::Deadline(next));
     }
 
     fn ask_for(&mut self, at: Moment, out: &mut Vec<Action>) {

@@ -731,3 +731,11 @@ fn connections_are_counted_and_the_idle_go_first() {
 }
 
 mod jobs;
+
+#[test]
+fn who_wakes_a_server_without_connections_learns_that_nothing_more_is_due() {
+    let mut world = World::writable();
+    world.deadline = world.now;
+    world.tell(Event::Wake);
+    assert_eq!(world.deadline, Moment::NEVER);
+}
