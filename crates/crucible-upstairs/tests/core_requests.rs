@@ -91,6 +91,67 @@ fn more_than_there_is_room_for_is_refused() {
 }
 
 #[test]
+fn writes_that_follow_each_other_and_come_at_once_become_one_job() {
+    let mut world = World::active();
+    let early = world.write(3, 1, 9);
+    assert!(world.is_answered(early));
+    let tokens = world.batch(|world| {
+        [
+            world.write(0, 2, 1),
+            world.write(2, 2, 2),
+            world.write(4, 4, 3),
+            world.write(8, 1, 4), // The next extent.
+            world.write(8, 1, 5), // Does not follow.
+        ]
+    });
+    for token in tokens {
+        assert_eq!(world.answer(token), Ok(Answer::Written));
+    }
+    assert_eq!(world.up.status().counters.merged_writes, 2);
+    world.run();
+    let waits: Vec<(u64, Vec<u64>)> = world.sent[0]
+        .iter()
+        .filter_map(|message| match message {
+            Message::Write { header, .. } => Some((
+                header.contexts.len() as u64,
+                header.dependencies.iter().map(|id| id.0).collect(),
+            )),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        waits,
+        [(1, vec![]), (8, vec![1000]), (1, vec![]), (1, vec![1002])]
+    );
+    let read = world.read(0, 9);
+    world.run();
+    assert_eq!(world.fills(read), [1, 1, 2, 2, 3, 3, 3, 3, 5]);
+}
+
+#[test]
+fn a_write_after_anything_else_is_a_job_of_its_own() {
+    let mut world = World::active();
+    world.batch(|world| {
+        world.write(0, 1, 1);
+        world.flush();
+        world.write(1, 1, 1);
+        world.read(0, 1);
+        world.write(2, 1, 1);
+        world.write_unwritten(3, 1, 1);
+    });
+    assert_eq!(world.up.status().counters.merged_writes, 0);
+    world.write(0, 1, 1);
+    world.write(1, 1, 1);
+    assert_eq!(
+        world.up.status().counters.merged_writes,
+        0,
+        "the first was given to the cipher before the second came"
+    );
+    world.run();
+    world.assert_equal();
+}
+
+#[test]
 fn write_unwritten_leaves_what_was_written() {
     let mut world = World::active();
     world.write(1, 1, 1);

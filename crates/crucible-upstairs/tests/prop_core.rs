@@ -24,6 +24,8 @@ use vm_types::Span;
 enum Step {
     Write(u64, u64, u8),
     WriteUnwritten(u64, u64, u8),
+    /// Several writes, each after the one before, taken in at once.
+    WriteRow(u64, Vec<(u64, bool)>, u8),
     Read(u64, u64),
     Flush,
     Dial(usize),
@@ -67,6 +69,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             8 => (blocks(), 1..=200_u8).prop_map(|((at, count), fill)| Step::Write(at, count, fill)),
             2 => (blocks(), 1..=200_u8)
                 .prop_map(|((at, count), fill)| Step::WriteUnwritten(at, count, fill)),
+            2 => (
+                0..BLOCKS,
+                prop::collection::vec((1..5_u64, prop::bool::weighted(0.2)), 2..5),
+                1..=200_u8,
+            )
+                .prop_map(|(at, row, fill)| Step::WriteRow(at, row, fill)),
             6 => blocks().prop_map(|(at, count)| Step::Read(at, count)),
             2 => Just(Step::Flush),
             3 => (0..3_usize).prop_map(Step::Dial),
@@ -228,6 +236,26 @@ impl Run {
         match *step {
             Step::Write(start, count, fill) => self.write(start, count, fill, false),
             Step::WriteUnwritten(start, count, fill) => self.write(start, count, fill, true),
+            Step::WriteRow(start, ref row, fill) => {
+                let mut writes = Vec::new();
+                self.world.batch(|world| {
+                    let mut next = start;
+                    for &(count, unwritten) in row {
+                        if next + count > BLOCKS {
+                            break;
+                        }
+                        let fill = fill.wrapping_add(next as u8).clamp(1, 200);
+                        let token = if unwritten {
+                            world.write_unwritten(next, count, fill)
+                        } else {
+                            world.write(next, count, fill)
+                        };
+                        writes.push((token, next, count, fill, unwritten));
+                        next += count;
+                    }
+                });
+                self.held.extend(writes);
+            }
             Step::Read(start, count) => {
                 let token = self.world.read(start, count);
                 let since = self.oracle.writes;

@@ -174,6 +174,10 @@ impl Upstairs {
         };
         let bytes = data.len();
         let count = bytes as u64 / u64::from(geometry.block_size());
+        let data = match self.merge(start, data, unwritten, geometry, out) {
+            Ok(()) => return self.answer(token, Ok(Answer::Written), out),
+            Err(data) => data,
+        };
         if count > 0 {
             self.repair_what_a_write_spans(start, count, geometry);
             let id = self.jobs.next_id();
@@ -191,6 +195,7 @@ impl Upstairs {
                 slots: PerClient::default(),
             });
             out.push(Action::Seal { write: id, data });
+            self.may_grow(id, out);
         }
         self.answer(token, Ok(Answer::Written), out);
     }

@@ -147,6 +147,17 @@ impl Jobs {
         self.list.push_back(job);
     }
 
+    /// Whether no id was given out since.
+    pub(super) fn is_newest(&self, id: JobId) -> bool {
+        id.next() == self.next
+    }
+
+    /// The newest job carries so much more.
+    pub(super) const fn grown(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.unfenced_bytes += bytes;
+    }
+
     pub(super) fn get_mut(&mut self, id: JobId) -> Option<&mut Job> {
         let index = self.list.binary_search_by_key(&id, |job| job.id).ok()?;
         self.list.get_mut(index)

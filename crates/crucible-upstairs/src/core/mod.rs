@@ -8,7 +8,7 @@
 //! 3. What there is: `client` (one region server), `jobs` (what is kept for all three), `dependencies` (what a job
 //!    waits for), `latency`.
 //! 4. The life of a volume: `activation`, `negotiation`, `links` (loss, replay, giving up), `replace`.
-//! 5. The life of a job: `guest` (taken), `dispatch` (sent), `acks` (answered), `flush`, `reads`.
+//! 5. The life of a job: `guest` (taken), `merge` (joined), `dispatch` (sent), `acks` (answered), `flush`, `reads`.
 //! 6. Making replicas equal: `reconcile` (before use), `live_repair` (during use).
 //!
 //! Invariants, each of which a property test tries to break:
@@ -34,6 +34,7 @@ mod jobs;
 mod latency;
 mod links;
 mod live_repair;
+mod merge;
 mod negotiation;
 mod reads;
 mod reconcile;

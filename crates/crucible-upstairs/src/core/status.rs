@@ -182,6 +182,8 @@ pub struct Counters {
     pub writes: u64,
     /// Bytes of these.
     pub write_bytes: u64,
+    /// Writes of the guest that became part of another's job.
+    pub merged_writes: u64,
     /// Flushes of the guest.
     pub flushes: u64,
     /// Flushes of our own.

@@ -12,6 +12,7 @@ use super::config::Config;
 use super::event::{Command, Event, Token};
 use super::jobs::{Held, Jobs};
 use super::live_repair::LiveRepair;
+use super::merge::Growing;
 use super::reads::Reads;
 use super::reconcile::Reconcile;
 use super::status::{Counters, JobStatus, Phase, Room, Status};
@@ -42,6 +43,8 @@ pub struct Upstairs {
     pub(super) reads: Reads,
     pub(super) held: Held,
     pub(super) next_flush: u64,
+    /// The write that the next one may be appended to.
+    pub(super) growing: Option<Growing>,
     /// When a flush of our own is due.
     pub(super) flush_due: Option<Moment>,
     pub(super) reconcile: Option<Reconcile>,
@@ -81,6 +84,7 @@ impl Upstairs {
             reads: Reads::default(),
             held: Held::default(),
             next_flush: 1,
+            growing: None,
             flush_due: None,
             reconcile: None,
             reconciled: (0, 0),

@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub(crate) paused: [bool; 4],
     next_token: u64,
     pub(crate) tokens: Vec<Token>,
+    /// Actions that are not performed yet, while events are taken in a row.
+    batch: Option<Actions>,
 }
 
 impl World {
@@ -102,6 +104,7 @@ impl World {
             paused: [false; 4],
             next_token: 1,
             tokens: Vec::new(),
+            batch: None,
         }
     }
 
@@ -133,11 +136,24 @@ impl World {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
+        if let Some(batch) = &mut self.batch {
+            return self.up.handle(self.now, event, batch);
+        }
         let mut actions = Actions::new();
         self.up.handle(self.now, event, &mut actions);
         for action in actions {
             self.perform(action);
         }
+    }
+
+    /// Several events, and then all their actions.
+    pub(crate) fn batch<T>(&mut self, events: impl FnOnce(&mut Self) -> T) -> T {
+        self.batch = Some(Actions::new());
+        let result = events(self);
+        for action in self.batch.take().into_iter().flatten() {
+            self.perform(action);
+        }
+        result
     }
 
     pub(crate) fn request(&mut self, request: Request) -> Token {
