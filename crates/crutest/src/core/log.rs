@@ -1,9 +1,9 @@
 //! Which write each block has seen last, and what a read may therefore find there.
 //!
 //! Writes to a block are numbered from 1. While all goes well, a read finds the last one that was submitted before
-//! it. After a failed write, or after an end without a flush, any write from the last that is known to be durable
-//! up to the last submitted one may be found; what a read then finds settles it. 0 stands for what was there before
-//! the first write, which may be anything.
+//! it, or one that was submitted while it was under way. After a failed write, or after an end without a flush, any
+//! write from the last that is known to be durable up to the last submitted one may be found; what a read then finds
+//! settles it. 0 stands for what was there before the first write, which may be anything.
 
 use serde::{Deserialize, Serialize};
 
@@ -189,17 +189,21 @@ impl WriteLog {
         all.iter().any(|expected| expected.high > 0).then_some(all)
     }
 
-    /// Compares blocks from `start` on with what was expected when they were asked for. What was uncertain is
-    /// settled by what was found.
+    /// Compares blocks from `start` on with what was expected when they were asked for, and what has become of them
+    /// since. What was uncertain is settled by what was found.
     pub fn check(&mut self, start: u64, data: &[u8], expected: &[Expected]) -> Verdict {
         let mut verdict = Verdict::default();
         let blocks = data.chunks(self.block_size.max(1) as usize);
         for ((data, expected), block) in blocks.zip(expected).zip(start..) {
-            let Expected { low, high } = *expected;
-            if high == 0 {
+            if expected.high == 0 {
                 verdict.unknown += 1;
                 continue;
             }
+            // A write that was submitted while the read was under way may be there already; one that failed
+            // meanwhile may be missing.
+            let now = self.expected(block);
+            let low = expected.low.min(now.low);
+            let high = expected.high.max(now.high);
             match pattern::identify(data, block, self.lineage) {
                 Found::Write(number) if (low..=high).contains(&number) => {
                     verdict.good += 1;
@@ -214,7 +218,7 @@ impl WriteLog {
                 }
                 found => verdict.bad.push(Mismatch {
                     block,
-                    expected: *expected,
+                    expected: Expected { low, high },
                     found,
                 }),
             }
@@ -485,6 +489,21 @@ mod tests {
         assert_eq!(rig.log.expected(0), Expected { low: 1, high: 2 });
         assert_eq!(rig.read(0).good, 1);
         assert_eq!(rig.log.expected(0), Expected { low: 1, high: 1 });
+    }
+
+    #[test]
+    fn a_write_that_overtakes_a_read_may_be_found_by_it_but_not_missed_by_the_next() {
+        let mut rig = Rig::new(2);
+        rig.write(0);
+        let early = [rig.log.expected(0)];
+        let old = rig.disk[..SIZE].to_vec();
+        rig.write(0);
+        let new = rig.disk[..SIZE].to_vec();
+        assert_eq!(rig.log.check(0, &new, &early).good, 1);
+        assert_eq!(rig.log.check(0, &old, &early).good, 1);
+        let late = [rig.log.expected(0)];
+        assert_eq!(rig.log.check(0, &new, &late).good, 1);
+        assert_eq!(rig.log.check(0, &old, &late).bad.len(), 1);
     }
 
     #[test]
