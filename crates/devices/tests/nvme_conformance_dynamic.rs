@@ -212,6 +212,42 @@ fn d06_saved_and_restored_with_full_queues_shadows_and_parked_events() {
 }
 
 #[test]
+fn d06_a_controller_with_commands_at_the_disk_is_not_saved() {
+    let faults = Faults::new();
+    let mut options = RigOptions {
+        disk: memory_disk().faulty(&faults),
+        ..RigOptions::default()
+    };
+    // Fewer than the ranges below, so that the command goes to the disk in several turns.
+    options.config.queue_depth = 4;
+    let mut rig = NvmeRig::with_options(options)
+        .enabled()
+        .with_io_queue(1, 16);
+    let buffer = rig.pages.take(4096);
+    let ranges: Vec<u8> = (0..16_u64)
+        .flat_map(|block| [1_u64 << 32, block].map(u64::to_le_bytes))
+        .flatten()
+        .collect();
+    rig.pages.write(buffer, &ranges);
+    faults.add(Rule::every(Class::Discard, Fault::Stall));
+    let discard = Command::new(io::DATASET_MANAGEMENT, 1)
+        .with_prps(buffer, 0)
+        .with_word(10, 15)
+        .with_word(11, 1 << 2);
+    rig.submit(1, discard);
+    rig.nvme.pause();
+    assert!(rig.nvme.save().is_none(), "ranges are at the disk");
+    faults.clear();
+    faults.release();
+    assert!(rig.nvme.save().is_none(), "ranges have not got there yet");
+    assert_eq!(rig.peek(1), None);
+    rig.nvme.resume();
+    assert!(rig.wait(1).status.is_success());
+    rig.nvme.pause();
+    assert!(rig.nvme.save().is_some());
+}
+
+#[test]
 fn d06_states_that_are_damaged_are_refused() {
     let rig = NvmeRig::new().with_io_queue(1, 8);
     rig.nvme.pause();

@@ -344,7 +344,9 @@ impl Nvme {
             if queue.reserve(&shared.memory, 1) == 0 {
                 break;
             }
-            let at = ring.base + u64::from(ring.head) * SQE_BYTES as u64;
+            let at = ring
+                .base
+                .wrapping_add(u64::from(ring.head) * SQE_BYTES as u64);
             let mut bytes = [0; SQE_BYTES];
             if let Err(error) = shared.memory.read(GuestAddress(at), &mut bytes) {
                 queue.release(1);

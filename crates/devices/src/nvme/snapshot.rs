@@ -77,32 +77,22 @@ impl Lifecycle for Nvme {
     }
 
     fn save(&self) -> Option<Snapshot> {
-        let data = serde_json::to_value(self.state()).ok()?;
-        Some(Snapshot {
-            kind: KIND.to_owned(),
-            version: VERSION,
-            data,
-        })
+        if !self.submissions().iter().all(|queue| queue.is_idle()) {
+            tracing::warn!(device = self.name(), "not saved: commands are at the disk");
+            return None;
+        }
+        Some(Snapshot::of(KIND, VERSION, &self.state()))
     }
 
     fn restore(&self, snapshot: &Snapshot) -> Result<(), RestoreError> {
-        if snapshot.kind != KIND || snapshot.version != VERSION {
-            return Err(RestoreError::Kind {
-                device: self.name().to_owned(),
-                expected: format!("{KIND} {VERSION}"),
-                found: format!("{} {}", snapshot.kind, snapshot.version),
-            });
-        }
-        let damaged = |reason: String| RestoreError::Damaged {
-            device: self.name().to_owned(),
-            reason,
-        };
-        let state: NvmeState = serde::Deserialize::deserialize(&snapshot.data)
-            .map_err(|error: serde_json::Error| damaged(error.to_string()))?;
         self.power_on();
+        let state = snapshot.open::<NvmeState>(self.name(), KIND, VERSION)?;
         self.take_state(state).map_err(|reason| {
             self.power_on();
-            damaged(reason)
+            RestoreError::Damaged {
+                device: self.name().to_owned(),
+                reason,
+            }
         })
     }
 }

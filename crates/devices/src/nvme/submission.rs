@@ -115,6 +115,12 @@ impl SubmissionQueue {
         self.lock().life != Life::Absent
     }
 
+    /// No command of this life or an earlier one has been taken from its ring and not answered.
+    pub(super) fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.in_flight == 0 && inner.stale == 0 && inner.unfolding.is_none()
+    }
+
     /// The completion queue it posts to; 0 without a queue.
     pub(super) fn completion_queue(&self) -> u16 {
         self.completion_queue.load(Ordering::SeqCst)

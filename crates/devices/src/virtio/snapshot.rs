@@ -74,32 +74,19 @@ impl Lifecycle for Virtio {
                 .collect(),
             device: self.device.save(),
         };
-        Some(Snapshot {
-            kind: self.device.kind().to_owned(),
-            version: VERSION,
-            data: serde_json::to_value(state).ok()?,
-        })
+        Some(Snapshot::of(self.device.kind(), VERSION, &state))
     }
 
     fn restore(&self, snapshot: &Snapshot) -> Result<(), RestoreError> {
-        let kind = self.device.kind();
-        if snapshot.kind != kind || snapshot.version != VERSION {
-            return Err(RestoreError::Kind {
-                device: self.name().to_owned(),
-                expected: format!("{kind} {VERSION}"),
-                found: format!("{} {}", snapshot.kind, snapshot.version),
-            });
-        }
-        let damaged = |reason: String| RestoreError::Damaged {
-            device: self.name().to_owned(),
-            reason,
-        };
-        let state: VirtioState = serde::Deserialize::deserialize(&snapshot.data)
-            .map_err(|error: serde_json::Error| damaged(error.to_string()))?;
         self.reset();
+        let kind = self.device.kind();
+        let state = snapshot.open::<VirtioState>(self.name(), kind, VERSION)?;
         self.take_state(state).map_err(|reason| {
             self.reset();
-            damaged(reason)
+            RestoreError::Damaged {
+                device: self.name().to_owned(),
+                reason,
+            }
         })
     }
 }
