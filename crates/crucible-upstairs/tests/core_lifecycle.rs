@@ -431,6 +431,31 @@ fn a_read_only_volume_takes_no_writes_and_its_flushes_do_nothing() {
 }
 
 #[test]
+fn many_reads_of_a_read_only_volume_bring_a_barrier_so_that_peers_may_forget() {
+    let mut config = config();
+    config.read_only = true;
+    config.limits.relief_jobs = 10;
+    let mut world = World::with(config);
+    for replica in &mut world.replicas {
+        replica.read_only = true;
+    }
+    world.activate(0);
+    world.run();
+    for _ in 0..35 {
+        world.read(0, 4);
+        world.run();
+    }
+    assert_eq!(world.up.status().counters.barriers, 3);
+    assert_eq!(world.up.status().jobs, 0);
+    let flushed = world
+        .sent
+        .iter()
+        .flatten()
+        .any(|message| matches!(message, Message::Flush { .. }));
+    assert!(!flushed);
+}
+
+#[test]
 fn a_read_only_replica_that_comes_back_is_used_again() {
     let mut world = read_only();
     world.activate(0);
