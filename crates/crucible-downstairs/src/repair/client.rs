@@ -21,7 +21,7 @@ use crate::store::{ExtentFile, Region};
 /// To reach the other side.
 const CONNECT: Duration = Duration::from_secs(10);
 /// For the next bytes to arrive; there is no limit on a whole file but its length.
-const NEXT_BYTES: Duration = Duration::from_secs(30);
+const NEXT_BYTES: Duration = Duration::from_secs(15);
 /// Bytes of one piece.
 const CHUNK: usize = 256 << 10;
 /// A list of files, a flag, an error message: nobody needs more.
