@@ -405,6 +405,28 @@ fn two_replicas_that_were_given_up_are_both_repaired() {
 }
 
 #[test]
+fn a_flush_that_two_replicas_were_lost_under_is_done_again_when_they_are_whole() {
+    let mut world = World::active_with(strict());
+    world.crash(0);
+    world.write(0, 16, 3);
+    world.run();
+    // The second fails while the flush is on its way; the third has done it.
+    world.replicas[1].fails = Some(|message| matches!(message, Message::Flush { .. }));
+    let flush = world.flush();
+    world.run();
+    assert!(
+        !world.is_answered(flush),
+        "the data is on one disk: neither durable nor lost"
+    );
+    world.replicas[1].fails = None;
+    world.restart(0);
+    world.advance(Span::from_secs(20));
+    assert_eq!(world.answer(flush), Ok(Answer::Flushed));
+    assert!(world.all_active());
+    world.assert_equal();
+}
+
+#[test]
 fn when_all_were_given_up_they_are_made_equal_as_at_activation() {
     let mut config = strict();
     config.relief = crucible_upstairs::core::Relief::Barrier;

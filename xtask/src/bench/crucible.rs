@@ -27,7 +27,7 @@ const SECONDS: &str = "5";
 
 /// Measures each figure of the volume.
 pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
-    let programs = Programs::build()?;
+    let programs = Programs::provide(options.programs.as_deref())?;
     let mut fleet = Fleet::start(&programs, "bench", LARGE)?;
     let mut rows = Vec::new();
     let rounds = options.rounds();

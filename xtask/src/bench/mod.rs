@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// A `standalone` that was built before, in place of this tree's.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// A directory with the volume's programs, built before, in place of this tree's.
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// One JSON object a row in place of the table.
     #[arg(long)]
     json: bool,

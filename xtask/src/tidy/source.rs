@@ -23,7 +23,12 @@ const BANS: &[Ban] = &[
     Ban {
         names: &[
             "tokio",
-            "std::net",
+            // Addresses are only data.
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "UnixStream",
+            "ToSocketAddrs",
             "std::fs",
             "std::thread",
             "std::os",

@@ -7,6 +7,7 @@ pub(crate) mod fleet;
 mod nbd;
 pub(crate) mod trials;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     /// List the trials.
     #[arg(long)]
     list: bool,
+    /// Programs that were built before, in place of this tree's.
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// Show each command and what it says.
     #[arg(long)]
     verbose: bool,
@@ -43,7 +47,7 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         }
         return Ok(());
     }
-    let mut programs = Programs::build()?;
+    let mut programs = Programs::provide(options.programs.as_deref())?;
     programs.verbose = options.verbose;
     let mut failed = 0;
     for trial in &chosen {

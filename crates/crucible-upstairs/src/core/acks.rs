@@ -3,7 +3,7 @@
 use crucible_protocol::{ClientId, CrucibleError, ExtentState, JobId, Message, SessionKey};
 
 use super::action::{Action, Actions, Answer, Report, VolumeError};
-use super::jobs::{Job, Kind};
+use super::jobs::{HeldKind, HeldRequest, Job, Kind};
 use super::status::{JobState, Phase};
 use super::upstairs::Upstairs;
 
@@ -21,6 +21,15 @@ pub(super) enum Reply {
     Close(ExtentState),
     Copy,
     Live,
+}
+
+/// What is known of a flush.
+#[derive(Debug)]
+enum Verdict {
+    /// It is done, or lost.
+    Reached(Result<(), VolumeError>),
+    /// One whole replica has done it, and the two others were given up meanwhile.
+    OnOneOnly,
 }
 
 impl Upstairs {
@@ -211,9 +220,21 @@ impl Upstairs {
         let Some(verdict) = self.verdict(job) else {
             return;
         };
-        let token = self.jobs.get_mut(id).and_then(|job| job.token.take());
-        if let Some(token) = token {
-            self.answer(token, verdict.map(|()| Answer::Flushed), out);
+        let arrived = job.arrived;
+        let Some(token) = self.jobs.get_mut(id).and_then(|job| job.token.take()) else {
+            return;
+        };
+        match verdict {
+            Verdict::Reached(result) => self.answer(token, result.map(|()| Answer::Flushed), out),
+            // Before all that came later and waits as well.
+            Verdict::OnOneOnly => {
+                self.held.list.push_front(HeldRequest {
+                    token,
+                    arrived,
+                    what: HeldKind::Flush { snapshot: None },
+                });
+                self.wait_patiently();
+            }
         }
     }
 
@@ -235,7 +256,7 @@ impl Upstairs {
 
     /// Whether a flush has succeeded or failed by now. A replica under repair has not all extents yet, so it
     /// counts only where no whole replica that is at work is still to answer.
-    fn verdict(&self, job: &Job) -> Option<Result<(), VolumeError>> {
+    fn verdict(&self, job: &Job) -> Option<Verdict> {
         let Kind::Flush { snapshot, .. } = &job.kind else {
             return None;
         };
@@ -261,20 +282,28 @@ impl Upstairs {
                 })
                 .count() as u32;
             return match (missed, done) {
-                (0, 3) => Some(Ok(())),
+                (0, 3) => Some(Verdict::Reached(Ok(()))),
                 (0, _) => None,
-                _ => Some(Err(VolumeError::SnapshotFailed { failed: missed })),
+                _ => Some(Verdict::Reached(Err(VolumeError::SnapshotFailed {
+                    failed: missed,
+                }))),
             };
         }
         if whole >= 2 || done == 3 {
-            return Some(Ok(()));
+            return Some(Verdict::Reached(Ok(())));
         }
         if failed > 1 {
-            return Some(Err(VolumeError::FlushFailed { failed }));
+            // Everything is on one disk, and the others are made equal to it: then one more flush will do. Where
+            // the last one has not answered yet, there is still something to wait for.
+            return match (whole, done + failed) {
+                (1.., _) if self.phase == Phase::Active => Some(Verdict::OnOneOnly),
+                (0, 2) if self.phase == Phase::Active => None,
+                _ => Some(Verdict::Reached(Err(VolumeError::FlushFailed { failed }))),
+            };
         }
         let finished = done + failed == 3;
         let enough = done >= 2 && whole >= 1 && working == 0;
-        (finished || enough).then_some(Ok(()))
+        (finished || enough).then_some(Verdict::Reached(Ok(())))
     }
 
     /// Forgets what is finished everywhere.
