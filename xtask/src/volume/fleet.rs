@@ -278,6 +278,11 @@ impl<'a> Fleet<'a> {
         command
     }
 
+    /// Leaves out generations that a trial has used without asking.
+    pub(crate) fn skip_generations(&mut self, count: u64) {
+        self.generation += count;
+    }
+
     /// The flags that name the volume.
     pub(crate) fn attach(&mut self, command: &mut Command) {
         self.generation += 1;
