@@ -103,7 +103,7 @@ pub fn call(function: &[u8], count: u64, data: &[u8]) -> Result<Run, RunError> {
     let mut state = cpu.state();
     state.control.cr0 = cr0::PE | cr0::PG | cr0::ET;
     state.control.cr3 = 0x1000;
-    state.control.cr4 = cr4::PAE;
+    state.control.cr4 = cr4::PAE | cr4::OSFXSR;
     state.control.efer = efer::LME | efer::LMA;
     let data_segment = Segment {
         selector: 0x10,

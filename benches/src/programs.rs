@@ -72,6 +72,12 @@ pub const PROGRAMS: &[Program] = &[
         start: bench_walk,
         end: bench_walk_end,
     },
+    Program {
+        name: "vectors",
+        count: 400,
+        start: bench_vectors,
+        end: bench_vectors_end,
+    },
 ];
 
 unsafe extern "C" {
@@ -83,6 +89,8 @@ unsafe extern "C" {
     fn bench_calls_end();
     fn bench_walk(count: u64, data: *mut u8) -> u64;
     fn bench_walk_end();
+    fn bench_vectors(count: u64, data: *mut u8) -> u64;
+    fn bench_vectors_end();
 }
 
 // Arithmetic, a load and a store: `count` rounds.
@@ -296,6 +304,28 @@ global_asm!(
     "jnz 2b",
     "ret",
     "bench_walk_end:",
+);
+
+// Running sums of 16-byte vectors over 256 KiB, `count` times around: loads and stores of that size.
+global_asm!(
+    ".globl bench_vectors, bench_vectors_end",
+    "bench_vectors:",
+    "shl rdi, 14",
+    "xor ecx, ecx",
+    "pxor xmm1, xmm1",
+    "2:",
+    "movdqu xmm0, [rsi + rcx]",
+    "paddd xmm1, xmm0",
+    "movdqu [rsi + rcx], xmm1",
+    "movdqu xmm2, [rsi]",
+    "pxor xmm1, xmm2",
+    "add ecx, 16",
+    "and ecx, 0x3ffff",
+    "dec rdi",
+    "jnz 2b",
+    "movq rax, xmm1",
+    "ret",
+    "bench_vectors_end:",
 );
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Cpu {
             // SAFETY: the tag says that this page is mapped memory that may be loaded from, and the
             // compare that all 16 bytes lie in it.
             #[expect(unsafe_code, reason = "TLB hit path, see benches/interpreter")]
-            return Ok(unsafe { host::read(at) });
+            return Ok(unsafe { host::read_16(at) });
         }
         self.check_ends(linear, 16, seg)?;
         let low = self.load_slow(linear, 8, seg)?;
@@ -200,7 +200,7 @@ impl Cpu {
             // compare that all 16 bytes lie in it.
             #[expect(unsafe_code, reason = "TLB hit path, see benches/interpreter")]
             unsafe {
-                host::write(at, value);
+                host::write_16(at, value);
             }
             return Ok(());
         }
