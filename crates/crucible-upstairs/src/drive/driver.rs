@@ -351,7 +351,6 @@ impl Driver {
             }
             Action::HangUp { client, link } => {
                 if let Some(at) = self.links.get_mut(usize::from(client.0)) {
-                    // What a peer is told last is worth one try: it may be why it is hung up.
                     *at = at.take().filter(|known| known.id != link);
                 }
             }

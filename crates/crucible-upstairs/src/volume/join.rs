@@ -123,7 +123,8 @@ impl Sink for Join {
     }
 }
 
-fn lay_over(
+/// Reads laid over each other: the parent's, then the pieces, each at its place in blocks.
+pub(super) fn lay_over(
     block_size: usize,
     blocks: usize,
     from_parent: Option<Plain>,

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use crucible_protocol::BlockIndex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::core::{Answer, Command, Plain, ReplaceResult, Request, VolumeError};
 use crate::drive::{Region, Setup, StartError};
@@ -43,6 +43,9 @@ const UNIT: usize = 4 << 10;
 /// Units of all requests together: 64 MiB, or 16384 requests that are no larger than one.
 const UNITS: usize = (64 << 20) / UNIT;
 
+/// Longest request that is passed on whole; a multiple of every block size.
+const PIECE: usize = 4 << 20;
+
 /// Blocks to read, write and flush.
 #[derive(Clone)]
 pub struct Volume {
@@ -51,6 +54,15 @@ pub struct Volume {
     /// What has a parent to be scrubbed, if anything has.
     composite: Option<Arc<Composite>>,
     gate: Arc<Semaphore>,
+}
+
+/// A request that is under way.
+struct Begun(oneshot::Receiver<Outcome>);
+
+impl Begun {
+    async fn end(self) -> Outcome {
+        self.0.await.unwrap_or(Err(VolumeError::ShutDown))
+    }
 }
 
 /// Room for one more request; comes back when it is dropped.
@@ -136,35 +148,69 @@ impl Volume {
         self.root.submit(batch);
     }
 
-    async fn ask(&self, ask: Ask, bytes: usize) -> Outcome {
+    /// Submits; the answer comes later. Waits for room.
+    async fn begin(&self, ask: Ask, bytes: usize) -> Result<Begun, VolumeError> {
         let permit = match &ask {
             Ask::Request(_) => Some(self.permit(bytes).await?.0),
             Ask::Command(_) => None,
         };
         let (reply, answer) = Reply::channel(permit);
         self.root.submit(&mut vec![Submission { ask, reply }]);
-        answer.await.unwrap_or(Err(VolumeError::ShutDown))
+        Ok(Begun(answer))
     }
 
-    /// Reads `count` blocks from `start` on.
+    async fn ask(&self, ask: Ask, bytes: usize) -> Outcome {
+        self.begin(ask, bytes).await?.end().await
+    }
+
+    /// Reads `count` blocks from `start` on. A long read is cut into pieces that are under way side by side.
     pub async fn read(&self, start: BlockIndex, count: u64) -> Result<Plain, VolumeError> {
-        let size = self.root.shape().map_or(0, |shape| shape.block_size);
-        let bytes = usize::try_from(count.saturating_mul(u64::from(size))).unwrap_or(usize::MAX);
-        match self
-            .ask(Ask::Request(Request::Read { start, count }), bytes)
-            .await?
+        let size = self
+            .root
+            .shape()
+            .map_or(0, |shape| shape.block_size as usize);
+        let per_piece = (PIECE.checked_div(size)).unwrap_or(PIECE) as u64;
+        if count > per_piece
+            && let Some(shape) = self.root.shape()
         {
-            Answer::Read(plain) => Ok(plain),
-            other => Err(unexpected(&other)),
+            shape.check(start, count)?;
+        }
+        let mut begun = Vec::new();
+        let mut done = 0;
+        while done < count || begun.is_empty() {
+            let piece = per_piece.min(count - done);
+            let request = Request::Read {
+                start: BlockIndex(start.0.saturating_add(done)),
+                count: piece,
+            };
+            let bytes = usize::try_from(piece)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(size);
+            begun.push((
+                done as usize,
+                self.begin(Ask::Request(request), bytes).await?,
+            ));
+            done += piece;
+        }
+        let mut pieces = Vec::with_capacity(begun.len());
+        for (at, begun) in begun {
+            match begun.end().await? {
+                Answer::Read(plain) => pieces.push((at, plain)),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        match pieces.as_mut_slice() {
+            [(_, _)] => Ok(pieces.remove(0).1),
+            _ if size == 0 => Err(VolumeError::Inactive),
+            _ => Ok(join::lay_over(size, count as usize, None, &pieces)),
         }
     }
 
     /// Writes whole blocks from `start` on. When this returns, every later read sees them; they are durable after
     /// the next flush. `data` is sealed where it is, without a copy.
     pub async fn write(&self, start: BlockIndex, data: BytesMut) -> Result<(), VolumeError> {
-        let bytes = data.len();
-        let request = Request::Write { start, data };
-        self.ask(Ask::Request(request), bytes).await.map(drop)
+        self.write_pieces(start, data, |start, data| Request::Write { start, data })
+            .await
     }
 
     /// Writes those of these blocks that were never written.
@@ -173,9 +219,39 @@ impl Volume {
         start: BlockIndex,
         data: BytesMut,
     ) -> Result<(), VolumeError> {
+        self.write_pieces(start, data, |start, data| Request::WriteUnwritten {
+            start,
+            data,
+        })
+        .await
+    }
+
+    /// A long write is cut into pieces. Checked as a whole first, so that none of it is done or all of it.
+    async fn write_pieces(
+        &self,
+        start: BlockIndex,
+        mut data: BytesMut,
+        request: impl Fn(BlockIndex, BytesMut) -> Request,
+    ) -> Result<(), VolumeError> {
+        let mut begun = Vec::new();
+        let mut at = start;
+        if data.len() > PIECE
+            && let Some(shape) = self.root.shape()
+        {
+            shape.check(start, shape.whole_blocks(data.len())?)?;
+            while data.len() > PIECE {
+                // The largest block divides the length of a piece.
+                let piece = data.split_to(PIECE);
+                begun.push(self.begin(Ask::Request(request(at, piece)), PIECE).await?);
+                at.0 += PIECE as u64 / u64::from(shape.block_size);
+            }
+        }
         let bytes = data.len();
-        let request = Request::WriteUnwritten { start, data };
-        self.ask(Ask::Request(request), bytes).await.map(drop)
+        begun.push(self.begin(Ask::Request(request(at, data)), bytes).await?);
+        for begun in begun {
+            begun.end().await?;
+        }
+        Ok(())
     }
 
     /// Makes all durable that was written before; with a name, also makes a snapshot of it.

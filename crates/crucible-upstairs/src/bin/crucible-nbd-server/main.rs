@@ -5,6 +5,7 @@
 //! ```
 //!
 //! Ends on SIGINT or SIGTERM: clients' requests in flight come to their end, then the volume is flushed and let go.
+//! A second signal ends it at once.
 
 mod arguments;
 mod status;
@@ -12,15 +13,18 @@ mod status;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use block::Disk;
 use block::nbd::{self, Export, ExportOptions, Listener};
 use clap::Parser;
 use crucible_upstairs::adapter::VolumeDisk;
+use crucible_upstairs::core::VolumeError;
 use crucible_upstairs::store::Shape;
-use crucible_upstairs::volume::Volume;
+use crucible_upstairs::volume::{Volume, block_on};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 use tracing_subscriber::EnvFilter;
 
 use arguments::Arguments;
@@ -47,22 +51,59 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the main thread waits for.
+enum News {
+    Activated(Result<Shape, VolumeError>),
+    /// Somebody wants an end.
+    Signal,
+}
+
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    // Before the first thread, so that none of them gets the signals.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, news) = mpsc::channel();
+    // Before the first other thread, so that none of them gets the signals.
+    watch_signals(sender.clone())?;
     // A place that is taken is said before anybody is made to wait for region servers.
     let (listener, place) = listen(arguments)?;
     let volume = arguments.volume()?;
     status::activating(arguments.json);
-    let shape = volume.activate_blocking(arguments.generation())?;
-    let served = serve(arguments, &volume, shape, listener, &place, &mut signals);
+    let (activating, generation) = (volume.clone(), arguments.generation());
+    std::thread::Builder::new()
+        .name("activate".to_owned())
+        .spawn(move || sender.send(News::Activated(activating.activate_blocking(generation))))?;
+    let served = match news.recv()? {
+        News::Activated(shape) => {
+            let served = shape
+                .map_err(Failure::from)
+                .and_then(|shape| serve(arguments, &volume, shape, listener, &place, &news));
+            let left = volume.deactivate_blocking().map_err(Failure::from);
+            served.and(left)
+        }
+        // Nothing was written, so there is nothing to flush.
+        News::Signal => block_on(volume.shut_down()).map_err(Failure::from),
+    };
     if let Some(path) = &arguments.unix {
         drop(std::fs::remove_file(path));
     }
-    let left = volume.deactivate_blocking();
     served?;
-    left?;
     status::done(arguments.json);
+    Ok(())
+}
+
+/// Passes the first signal on. The second one ends the program at once: the first may wait for region servers that
+/// never come back.
+fn watch_signals(sender: mpsc::Sender<News>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for (number, signal) in signals.forever().enumerate() {
+                if number > 0 {
+                    drop(emulate_default_handler(signal));
+                }
+                // When nobody listens any more, the end is near.
+                drop(sender.send(News::Signal));
+            }
+        })?;
     Ok(())
 }
 
@@ -72,7 +113,7 @@ fn serve(
     shape: Shape,
     listener: Listener,
     place: &str,
-    signals: &mut Signals,
+    news: &mpsc::Receiver<News>,
 ) -> Result<(), Failure> {
     let disk = VolumeDisk::new(volume.clone()).ok_or("the volume has no size")?;
     let disk = Disk::new(std::sync::Arc::new(disk));
@@ -88,8 +129,7 @@ fn serve(
     };
     let export: Export = nbd::export(&disk, listener, options)?;
     status::serving(arguments.json, place, shape, volume);
-    // A second signal ends the wait for the volume as the system sees fit.
-    let _ = signals.forever().next();
+    news.recv()?;
     status::ending(arguments.json);
     export.stop();
     Ok(())
