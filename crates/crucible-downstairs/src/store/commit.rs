@@ -53,10 +53,11 @@ impl Inner {
 
     /// A small region needs no large journal.
     pub(super) fn journal_capacity(&self) -> u64 {
+        let least = (64 << 10).max(16 * u64::from(self.geometry.block_size()));
         self.geometry
             .bytes()
             .saturating_mul(4)
-            .clamp(1 << 20, self.options.journal_bytes.max(1 << 20))
+            .clamp(least, self.options.journal_bytes.max(least))
     }
 
     /// Makes what waits in these extents durable; with a stamp, they are clean after that.
@@ -79,12 +80,15 @@ impl Inner {
         extents: &[u32],
         stamp: Option<Stamp>,
     ) -> Result<(), CrucibleError> {
+        // First, because it changes what the commit builds upon.
+        self.unstick(log)
+            .map_err(|error| io_error("write of an extent", &error))?;
         let mut items = Vec::new();
         let mut records = vec![Record::default()];
-        let record_max = self
-            .journal(log)
-            .map(|journal| journal.record_max())
-            .map_err(|error| io_error("journal", &error))?;
+        let record_max = log.journal.as_ref().map_or_else(
+            || Journal::record_max_of(self.journal_capacity()),
+            Journal::record_max,
+        );
         let collected = extents.iter().try_for_each(|extent| {
             let extent = ExtentId(*extent);
             self.collect(extent, stamp, record_max, &mut items, &mut records)
@@ -150,10 +154,7 @@ impl Inner {
         extent.committing = Some(Arc::clone(&source));
         let item = items.len();
         let mut rest = 0..blocks.len();
-        loop {
-            let Some(record) = records.last_mut() else {
-                break;
-            };
+        while let Some(record) = records.last_mut() {
             let room = record_max.saturating_sub(record.data_bytes) / self.block_size() as u64;
             let count = rest
                 .len()
@@ -235,11 +236,11 @@ impl Inner {
         extent.committing = None;
         self.pending_bytes
             .fetch_sub(source.bytes(), Ordering::Relaxed);
-        if let Some(mut used) = Arc::into_inner(source) {
-            if extent.pending.is_empty() {
-                used.clear();
-                extent.pending = used;
-            }
+        if let Some(mut used) = Arc::into_inner(source)
+            && extent.pending.is_empty()
+        {
+            used.clear();
+            extent.pending = used;
         }
         self.note_clean(&extent);
         Ok(())
@@ -308,11 +309,11 @@ impl Inner {
         let mut extents = log.unsettled.clone();
         extents.extend(&log.syncing);
         self.sync_extents(log, extents.iter().copied())?;
-        log.unsettled.clear();
         if let Some(journal) = &mut log.journal {
             let head = journal.head();
             journal.release(head)?;
         }
+        log.unsettled.clear();
         Ok(())
     }
 
@@ -331,11 +332,12 @@ impl Inner {
         let failed = self.sync_files(extents.iter().copied());
         let mut log = self.lock_log();
         log.syncing.clear();
-        let result = self.note_failed(&mut log, failed);
+        let mut result = self.note_failed(&mut log, failed);
+        if let (Ok(()), Some(journal)) = (&result, &mut log.journal) {
+            result = journal.release(mark);
+        }
         if result.is_err() {
             log.unsettled.extend(extents);
-        } else if let Some(journal) = &mut log.journal {
-            journal.release(mark)?;
         }
         drop(log);
         self.trim();
@@ -385,6 +387,7 @@ impl Inner {
             self.ensure_file(&mut extent)?;
             let metadata =
                 plan.redo(&**extent.file()?, journal, &self.geometry, extent.metadata)?;
+            extent.unreadable = false;
             extent.metadata = metadata;
             extent.active = None;
             let freed = extent.contexts.clear();
@@ -459,6 +462,10 @@ fn sync_together(files: &[(u32, Arc<dyn DiskFile>)]) -> Vec<(u32, io::Error)> {
             .collect();
     }
     std::thread::scope(|scope| {
+        #[expect(
+            clippy::needless_collect,
+            reason = "all threads run before the first is waited for"
+        )]
         let threads: Vec<_> = files
             .iter()
             .map(|(extent, file)| (*extent, scope.spawn(|| file.sync_data())))

@@ -96,10 +96,10 @@ impl ContextCache {
 
     /// Replaces what is known; nothing when the chunk is not there.
     pub(super) fn set(&mut self, block: u32, context: CachedContext) {
-        if let Some(Some(chunk)) = self.chunks.get_mut((block / CHUNK) as usize) {
-            if let Some(place) = chunk.get_mut((block % CHUNK) as usize) {
-                *place = context;
-            }
+        if let Some(Some(chunk)) = self.chunks.get_mut((block / CHUNK) as usize)
+            && let Some(place) = chunk.get_mut((block % CHUNK) as usize)
+        {
+            *place = context;
         }
     }
 

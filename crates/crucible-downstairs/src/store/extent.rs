@@ -34,6 +34,9 @@ pub(super) struct Extent {
     pub(super) committing: Option<Arc<Pending>>,
     /// Blocks that fit neither of their contexts. They cannot be read until they are written.
     pub(super) damaged: BTreeSet<u32>,
+    /// Writing the file again from the journal has failed, perhaps in the middle of a block: until it succeeds, only
+    /// what waits in memory can be read.
+    pub(super) unreadable: bool,
     /// Blocks that read as never written, whatever the file holds; in a read-only region only.
     pub(super) blank: BTreeSet<u32>,
 }
@@ -51,6 +54,7 @@ impl Extent {
             pending: Pending::default(),
             committing: None,
             damaged: BTreeSet::new(),
+            unreadable: false,
             blank: BTreeSet::new(),
         }
     }
@@ -189,12 +193,16 @@ impl Extent {
         let overlaid = !self.pending.is_empty() || self.committing.is_some();
         let special = !self.damaged.is_empty() || !self.blank.is_empty();
         for (block, target) in (first..).zip(into.chunks_exact_mut(block_size.max(1))) {
-            if overlaid {
-                if let Some((stored, data)) = self.waiting(block, block_size) {
-                    target.copy_from_slice(data);
-                    contexts.push(stored.context.into());
-                    continue;
-                }
+            if overlaid && let Some((stored, data)) = self.waiting(block, block_size) {
+                target.copy_from_slice(data);
+                contexts.push(stored.context.into());
+                continue;
+            }
+            if self.unreadable {
+                return Err(CrucibleError::IoError(format!(
+                    "extent {} could not be written again after a disk error",
+                    self.id
+                )));
             }
             if special {
                 if self.damaged.contains(&block) {

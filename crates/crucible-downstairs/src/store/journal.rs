@@ -179,9 +179,9 @@ impl Journal {
         capacity: u64,
         block_size: u32,
     ) -> io::Result<(Self, Vec<Section>)> {
-        let existed = disk.kind(JOURNAL_FILE)?.is_some();
         let file = disk.open(JOURNAL_FILE, Access::CreateOrOpen)?;
-        file.lock()?;
+        // Also when the file was there: an earlier try to make it may have come no further.
+        disk.sync_directory("")?;
         let begin = Mark {
             position: RECORDS_AT,
             number: 1,
@@ -198,9 +198,6 @@ impl Journal {
             // Both copies, so that there is always a sound one from here on.
             journal.write_header(begin)?;
             journal.write_header(begin)?;
-            if !existed {
-                disk.sync_directory("")?;
-            }
             return Ok((journal, Vec::new()));
         };
         let mut sections = Vec::new();
@@ -271,7 +268,12 @@ impl Journal {
 
     /// The largest record that should be made, in bytes: several fit.
     pub(super) const fn record_max(&self) -> u64 {
-        (self.capacity - RECORDS_AT) / 4
+        Self::record_max_of(self.capacity)
+    }
+
+    /// The same of a journal that is not there yet.
+    pub(super) const fn record_max_of(capacity: u64) -> u64 {
+        capacity.saturating_sub(RECORDS_AT) / 4
     }
 
     /// Whether records of so many bytes of meta and data can be appended now, one after the other.
@@ -346,7 +348,8 @@ impl Journal {
 
     /// Lets go of all records before `mark`; everything in them must be durable in its place.
     pub(super) fn release(&mut self, mark: Mark) -> io::Result<()> {
-        if mark == self.tail {
+        // The tail may have gone further meanwhile; it never goes back.
+        if mark.number <= self.tail.number {
             return Ok(());
         }
         self.write_header(mark)

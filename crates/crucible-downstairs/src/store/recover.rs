@@ -63,14 +63,13 @@ impl Plan {
         const NUMBERS: std::ops::Range<usize> = 1..17;
         let begin = layout.metadata().start;
         let border = (begin.next_multiple_of(512) - begin).min(METADATA_LEN as u64) as usize;
-        let (Ok(theirs), ours) = (ExtentMetadata::decode(found), self.last.state) else {
-            return false;
+        let numbers = |bytes: &[u8; METADATA_LEN]| {
+            let state = ExtentMetadata::decode(bytes).ok()?.state;
+            Some((state.generation, state.flush))
         };
-        let (theirs, ours) = (
-            (theirs.state.generation, theirs.state.flush),
-            (ours.generation, ours.flush),
-        );
-        if theirs <= ours {
+        // The highest, not the last: a flush that failed after its record was durable may be followed by a commit with
+        // the numbers from before it.
+        if numbers(found) <= self.known.iter().filter_map(numbers).max() {
             return false;
         }
         let side = |range: std::ops::Range<usize>| {

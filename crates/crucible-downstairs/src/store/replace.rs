@@ -230,7 +230,7 @@ fn complete(disk: &dyn Disk, extent: ExtentId, geometry: &Geometry) -> Result<()
     let target = names::extent_path(extent);
     if kind(disk, &source)?.is_some() {
         let failed = || StoreError::io(source.clone());
-        let file = disk.open(&source, Access::Read).map_err(failed())?;
+        let file = disk.open(&source, Access::Write).map_err(failed())?;
         read_metadata(&*file, &ExtentLayout::new(geometry))
             .map_err(|reason| StoreError::Extent { extent, reason })?;
         file.sync_all().map_err(failed())?;

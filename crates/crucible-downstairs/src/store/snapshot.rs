@@ -33,10 +33,10 @@ impl Inner {
         self.commit_held(&mut log, &dirty, None)?;
         self.settle_held(&mut log)
             .map_err(|error| failed(error.to_string()))?;
-        if let Some(root) = self.disk.host_path() {
-            if root.join(".zfs").is_dir() {
-                return zfs_snapshot(&root, name).map_err(failed);
-            }
+        if let Some(root) = self.disk.host_path()
+            && root.join(".zfs").is_dir()
+        {
+            return zfs_snapshot(&root, name).map_err(failed);
         }
         let result = self.copy(&mut log, name, progress);
         result.map_err(|error| failed(error.to_string()))

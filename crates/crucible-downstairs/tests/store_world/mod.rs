@@ -22,14 +22,14 @@ use uuid::Uuid;
 
 /// The sizes of a region under test.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub block_size: u64,
-    pub blocks: u64,
-    pub extents: u32,
-    pub encrypted: bool,
+pub(crate) struct Shape {
+    pub(crate) block_size: u64,
+    pub(crate) blocks: u64,
+    pub(crate) extents: u32,
+    pub(crate) encrypted: bool,
 }
 
-pub const SMALL: Shape = Shape {
+pub(crate) const SMALL: Shape = Shape {
     block_size: 512,
     blocks: 8,
     extents: 4,
@@ -37,53 +37,49 @@ pub const SMALL: Shape = Shape {
 };
 
 impl Shape {
-    pub fn definition(&self) -> RegionDefinition {
+    pub(crate) fn definition(&self) -> RegionDefinition {
         let geometry = Geometry::new(self.block_size, self.blocks, self.extents).unwrap();
         RegionDefinition::new(geometry, Uuid::from_u128(7), self.encrypted)
     }
 
-    pub fn all(&self) -> u64 {
+    pub(crate) fn all(&self) -> u64 {
         self.blocks * u64::from(self.extents)
     }
 }
 
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         background: false,
         ..Options::default()
     }
 }
 
-pub fn create(disk: &Arc<dyn Disk>, shape: Shape) {
+pub(crate) fn create(disk: &Arc<dyn Disk>, shape: Shape) {
     Region::create(disk, &shape.definition(), &mut |_, _| {}).unwrap();
 }
 
-pub fn open(disk: &Arc<dyn Disk>) -> Region {
+pub(crate) fn open(disk: &Arc<dyn Disk>) -> Region {
     Region::open(Arc::clone(disk), Mode::ReadWrite, options()).unwrap()
 }
 
-pub fn try_open(disk: &Arc<dyn Disk>, mode: Mode) -> Result<Region, StoreError> {
+pub(crate) fn try_open(disk: &Arc<dyn Disk>, mode: Mode) -> Result<Region, StoreError> {
     Region::open(Arc::clone(disk), mode, options())
 }
 
 /// The content of a block in its `version`; different in every sector, so that a torn block is none.
-pub fn block(shape: Shape, index: u64, version: u64) -> Vec<u8> {
+pub(crate) fn block(shape: Shape, index: u64, version: u64) -> Vec<u8> {
     let mut data = vec![0; shape.block_size as usize];
-    for (at, sector) in data.chunks_mut(8).enumerate() {
-        let word = hash(
-            &[
-                index.to_le_bytes(),
-                version.to_le_bytes(),
-                (at as u64).to_le_bytes(),
-            ]
-            .concat(),
-        );
-        sector.copy_from_slice(&word.to_le_bytes()[..sector.len()]);
+    for (at, part) in data.chunks_mut(8).enumerate() {
+        part.copy_from_slice(&word(index, version, at as u64)[..part.len()]);
     }
     data
 }
 
-pub fn context(shape: Shape, index: u64, version: u64, data: &[u8]) -> BlockContext {
+fn word(index: u64, version: u64, at: u64) -> [u8; 8] {
+    Draw(index << 40 ^ version << 20 ^ at).next().to_le_bytes()
+}
+
+pub(crate) fn context(shape: Shape, index: u64, version: u64, data: &[u8]) -> BlockContext {
     if !shape.encrypted {
         return BlockContext::plain(data);
     }
@@ -100,7 +96,12 @@ pub fn context(shape: Shape, index: u64, version: u64, data: &[u8]) -> BlockCont
 }
 
 /// `count` blocks from `start` on, all in one version.
-pub fn blocks(shape: Shape, start: u64, count: u64, version: u64) -> (Vec<BlockContext>, Vec<u8>) {
+pub(crate) fn blocks(
+    shape: Shape,
+    start: u64,
+    count: u64,
+    version: u64,
+) -> (Vec<BlockContext>, Vec<u8>) {
     let mut contexts = Vec::new();
     let mut data = Vec::new();
     for index in start..start + count {
@@ -111,7 +112,7 @@ pub fn blocks(shape: Shape, start: u64, count: u64, version: u64) -> (Vec<BlockC
     (contexts, data)
 }
 
-pub fn write(
+pub(crate) fn write(
     region: &Region,
     shape: Shape,
     start: u64,
@@ -123,7 +124,10 @@ pub fn write(
 }
 
 /// One block as a read answers it.
-pub fn read(region: &Region, index: u64) -> Result<(ReadBlockContext, Vec<u8>), CrucibleError> {
+pub(crate) fn read(
+    region: &Region,
+    index: u64,
+) -> Result<(ReadBlockContext, Vec<u8>), CrucibleError> {
     let (mut data, mut contexts) = (BytesMut::new(), Vec::new());
     region.read(BlockIndex(index), 1, &mut data, &mut contexts)?;
     assert_eq!(contexts.len(), 1);
@@ -131,7 +135,7 @@ pub fn read(region: &Region, index: u64) -> Result<(ReadBlockContext, Vec<u8>), 
 }
 
 /// Which version of a block this is; 0 for never written. Panics on anything that nobody wrote.
-pub fn version_of(
+pub(crate) fn version_of(
     shape: Shape,
     index: u64,
     read: &(ReadBlockContext, Vec<u8>),
@@ -146,6 +150,9 @@ pub fn version_of(
         return 0;
     }
     for version in 1..=newest {
+        if data[..8] != word(index, version, 0) {
+            continue;
+        }
         let expected = block(shape, index, version);
         if expected == *data {
             let context = context(shape, index, version, &expected);
@@ -162,21 +169,21 @@ pub fn version_of(
 
 /// What a region may hold after a crash: for each block its version as of the last flush, and all since.
 #[derive(Clone, Debug, Default)]
-pub struct Model {
-    pub flushed: BTreeMap<u64, u64>,
-    pub since: BTreeMap<u64, Vec<u64>>,
-    pub newest: u64,
+pub(crate) struct Model {
+    pub(crate) flushed: BTreeMap<u64, u64>,
+    pub(crate) since: BTreeMap<u64, Vec<u64>>,
+    pub(crate) newest: u64,
 }
 
 impl Model {
-    pub fn write(&mut self, start: u64, count: u64, version: u64) {
+    pub(crate) fn write(&mut self, start: u64, count: u64, version: u64) {
         self.newest = self.newest.max(version);
         for index in start..start + count {
             self.since.entry(index).or_default().push(version);
         }
     }
 
-    pub fn flush(&mut self, through: impl Fn(u64) -> bool) {
+    pub(crate) fn flush(&mut self, through: impl Fn(u64) -> bool) {
         let since = std::mem::take(&mut self.since);
         for (index, versions) in since {
             if through(index) {
@@ -188,12 +195,12 @@ impl Model {
     }
 
     /// The newest version of a block.
-    pub fn now(&self, index: u64) -> u64 {
+    pub(crate) fn now(&self, index: u64) -> u64 {
         let since = self.since.get(&index).and_then(|versions| versions.last());
-        *since.or(self.flushed.get(&index)).unwrap_or(&0)
+        *since.or_else(|| self.flushed.get(&index)).unwrap_or(&0)
     }
 
-    pub fn may_be(&self, index: u64, version: u64) -> bool {
+    pub(crate) fn may_be(&self, index: u64, version: u64) -> bool {
         self.flushed.get(&index).copied().unwrap_or(0) == version
             || self
                 .since
@@ -204,10 +211,10 @@ impl Model {
 
 /// A generator whose draws depend on the seed alone (splitmix64).
 #[derive(Clone, Debug)]
-pub struct Draw(pub u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -215,17 +222,17 @@ impl Draw {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 }
 
 /// A directory that goes away with the test.
 #[derive(Debug)]
-pub struct Scratch(pub std::path::PathBuf);
+pub(crate) struct Scratch(pub(crate) std::path::PathBuf);
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("trivet-store-{}", Uuid::new_v4()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
