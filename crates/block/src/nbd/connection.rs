@@ -245,18 +245,37 @@ impl Connection {
         let queue = self.queue.get_or_init(|| queue);
         let read = self.read(queue, inbox);
         queue.kick();
+        self.drain();
+        queue.detach();
+        read
+    }
+
+    /// Waits for what is in flight. A client that does not take its replies holds that up for
+    /// `drain_within` at most. A disk that hangs does so until the export stops: meanwhile the connection
+    /// counts as one, so that clients that come again and again do not add up.
+    fn drain(&self) {
+        let within = self.shared.drain_within;
+        let idle = |state: &mut State| {
+            state.short = true;
+            state.is_idle()
+        };
         let state = self.lock_state();
         let waited = self
             .changed
-            .wait_timeout_while(state, self.shared.drain_within, |state| {
-                state.short = true;
-                !state.is_idle()
-            });
+            .wait_timeout_while(state, within, |state| !idle(state));
         drop(waited);
-        // A reply that the client does not take must not hold up the end.
         self.socket.shutdown(Shutdown::Both);
-        queue.detach();
-        read
+        let mut state = self.lock_state();
+        while !idle(&mut state) && !state.stopping {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self
+            .changed
+            .wait_timeout_while(state, within, |state| !idle(state));
+        drop(waited);
     }
 
     /// Takes requests until the client goes or the export stops.

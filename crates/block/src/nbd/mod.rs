@@ -66,7 +66,9 @@ pub struct ExportOptions {
     /// Longest transfer in bytes, 64 KiB to 32 MiB. A connection keeps that much memory, and touches
     /// what it needs of it.
     pub request_max: u32,
-    /// How long requests in flight may take when a connection ends; then they are given up.
+    /// How long a client may take to read its last replies; and how long requests in flight may take
+    /// when the export stops, before they are given up. While it does not stop, they may take as long as
+    /// they like, and count as a connection.
     pub drain_within: Duration,
 }
 
@@ -200,9 +202,9 @@ impl Export {
         self.server.connections()
     }
 
-    /// Closes the listener, lets each client's requests in flight come to their end (for
-    /// [`ExportOptions::drain_within`] and a second at most), answers them and hangs up. A second call
-    /// does nothing.
+    /// Closes the listener, lets each client's requests in flight come to their end (for twice
+    /// [`ExportOptions::drain_within`] and some seconds at most), answers them and hangs up. A second
+    /// call does nothing.
     pub fn stop(&self) {
         let acceptor = self
             .acceptor

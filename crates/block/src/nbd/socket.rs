@@ -32,6 +32,18 @@ impl TryFrom<TcpStream> for Socket {
     fn try_from(stream: TcpStream) -> IoResult<Self> {
         // Replies are sent whole; waiting for more would only delay them.
         stream.set_nodelay(true)?;
+        // A peer whose machine is gone would count as a connection for ever. Without it, so be it.
+        let on: libc::c_int = 1;
+        // SAFETY: the option's value is an `int` that lives across the call, of the length given.
+        unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_KEEPALIVE,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
         Ok(Self(UnixStream::from(OwnedFd::from(stream))))
     }
 }

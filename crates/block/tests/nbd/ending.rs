@@ -83,6 +83,39 @@ fn a_disk_that_hangs_holds_up_the_end_only_so_long() {
 }
 
 #[test]
+fn clients_that_come_again_to_a_disk_that_hangs_do_not_add_up() {
+    let faults = Faults::new();
+    faults.add(Rule::every(Class::Write, Fault::Stall));
+    let disk = Disk::memory(512, 1 << 20).unwrap().faulty(&faults);
+    let options = ExportOptions {
+        drain_within: Duration::from_millis(1),
+        connections_max: 2,
+        ..ExportOptions::default()
+    };
+    let served = Served::new(&disk, options);
+    for number in 0..2 {
+        let (mut client, ..) = served.enter(true);
+        client.request(WRITE, 0, number, number * 512, 512);
+        client.say(&[number as u8 + 1; 512]);
+        while disk.stats().in_flight <= number {
+            std::thread::yield_now();
+        }
+    }
+    // Both have left, and their writes have not.
+    let mut third = std::os::unix::net::UnixStream::connect(served.socket()).unwrap();
+    assert!(!matches!(third.read(&mut [0]), Ok(1)));
+    assert_eq!(served.export.connections(), 2);
+    faults.clear();
+    faults.release();
+    while served.export.connections() > 0 {
+        std::thread::yield_now();
+    }
+    let (mut client, ..) = served.enter(true);
+    assert_eq!(client.read(0, 512), [1; 512]);
+    assert_eq!(client.read(512, 512), [2; 512]);
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_up_only_itself() {
     let disk = Disk::memory(512, 4 << 20).unwrap();
     let options = ExportOptions {
