@@ -52,7 +52,7 @@ struct Model {
 
 impl Model {
     fn at(&self, block: usize) -> Option<u8> {
-        self.own[block].or(self.parent.get(block).copied().flatten())
+        self.own[block].or_else(|| self.parent.get(block).copied().flatten())
     }
 }
 

@@ -53,7 +53,11 @@ impl Volume {
                 Composite::new(block_size(leaf), vec![part], None)
             }
         };
-        Ok(Self::composed(composite, regions))
+        Ok(match composite.only_part() {
+            // Nothing to compose: requests go straight to it.
+            Some(part) => Self::over(part, regions),
+            None => Self::composed(composite, regions),
+        })
     }
 }
 

@@ -59,6 +59,14 @@ impl Composite {
         }
     }
 
+    /// What it is nothing but.
+    pub(super) fn only_part(&self) -> Option<Arc<dyn Store>> {
+        match (self.parts.as_slice(), &self.parent) {
+            ([part], None) => Some(part.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn parent(&self) -> Option<&Arc<Parent>> {
         self.parent.as_ref()
     }

@@ -5,8 +5,10 @@
 //! together; who asks for more waits.
 //!
 //! Reading order: this file, `wait`, `build` (from a construction request), `composite` and `join` (several stores
-//! as one), `scrub`, then the leaves besides [`Region`]: `leaf` (what they share), `memory`, `file`, `url`.
+//! as one), `scrub`, then the leaves besides [`Region`]: `leaf` (what they share), `memory`, `file`, `url`; and
+//! `as_file` (a volume as a file).
 
+mod as_file;
 mod build;
 mod composite;
 mod file;
@@ -29,6 +31,7 @@ use crate::core::{Answer, Command, Plain, ReplaceResult, Request, VolumeError};
 use crate::drive::{Region, Setup, StartError};
 use crate::store::{Ask, Insight, Outcome, Reply, Shape, Store, Submission};
 
+pub use as_file::VolumeFile;
 pub use build::BuildError;
 pub use composite::Composite;
 pub use file::FileLeaf;
