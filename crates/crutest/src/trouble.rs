@@ -232,7 +232,10 @@ impl Trouble<'_> {
             let cid = dsc.find(old)?;
             let stop = trouble.stop;
             let volume = trouble.engine.volume().clone();
-            let tally = trouble.under_load(lap, None, |_| Ok(()))?;
+            let tally = trouble.under_load(lap, None, |_| {
+                std::thread::sleep(AWAY);
+                Ok(())
+            })?;
             block_on(volume.deactivate()).map_err(|error| error.to_string())?;
             dsc.stop(cid)?;
             let outcome = trouble.activate_while(|| replace(&volume, old, new, stop));
