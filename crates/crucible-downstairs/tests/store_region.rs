@@ -200,6 +200,28 @@ fn a_flush_stamps_those_extents_that_were_written_up_to_its_limit() {
 }
 
 #[test]
+fn a_flush_that_comes_again_does_not_pass_for_the_last_one() {
+    let (_, region) = fresh(SMALL);
+    for flush in 1..=3 {
+        write(&region, SMALL, 0, 1, flush).unwrap();
+        region.flush(u64::from(flush), 1, None).unwrap();
+    }
+    // The answers to 2 and 3 were lost: what they followed is sent again.
+    write(&region, SMALL, 0, 1, 2).unwrap();
+    region.flush(2, 1, None).unwrap();
+    assert_eq!(
+        region.extent_states()[0],
+        state(1, 2, true),
+        "newer blocks may be here"
+    );
+    // Nothing is written before the third flush this time.
+    region.flush(3, 1, None).unwrap();
+    assert_eq!(region.extent_states()[0], state(1, 3, false));
+    region.flush(4, 1, None).unwrap();
+    assert_eq!(region.extent_states()[0], state(1, 3, false));
+}
+
+#[test]
 fn more_than_may_wait_is_committed_without_a_flush_and_stays_dirty() {
     let disk = image();
     create(&disk, SEALED);

@@ -5,7 +5,7 @@ use crucible_protocol::{CrucibleError, ExtentId, ExtentState};
 
 use super::commit::Stamp;
 use super::error::io_error;
-use super::extent::read_metadata;
+use super::extent::{read_metadata, stamp_of};
 use super::inner::Inner;
 use super::open::load_dirty;
 use super::region::Mode;
@@ -61,6 +61,7 @@ impl Inner {
         extent.pinned = false;
         extent.active = None;
         extent.metadata = metadata;
+        extent.highest = stamp_of(metadata.state);
         extent.damaged.clear();
         extent.blank.clear();
         if metadata.state.dirty {

@@ -9,7 +9,7 @@ use crucible_protocol::layout::{ExtentMetadata, StoredContext};
 use crucible_protocol::{CrucibleError, ExtentId, ExtentState};
 
 use super::error::io_error;
-use super::extent::{Extent, gather};
+use super::extent::{Extent, gather, stamp_of};
 use super::inner::{Inner, Log};
 use super::journal::{Journal, RecordBuilder, SectionKind};
 use super::pending::Pending;
@@ -144,10 +144,13 @@ impl Inner {
         let mut after = before;
         after.state.dirty = true;
         if let Some(stamp) = stamp {
+            // A flush that comes again, after its answer was lost, finds blocks here that are newer than it. The
+            // extent must not pass for one that really ends there before the last of those flushes has come as well.
+            let again = (stamp.generation, stamp.flush) < extent.highest;
             after.state = ExtentState {
                 generation: stamp.generation,
                 flush: stamp.flush,
-                dirty: !healed,
+                dirty: !healed || again,
             };
         }
         let source = Arc::new(std::mem::take(&mut extent.pending));
@@ -234,6 +237,7 @@ impl Inner {
             return Err(error);
         }
         extent.committing = None;
+        extent.highest = extent.highest.max(stamp_of(after.state));
         self.pending_bytes
             .fetch_sub(source.bytes(), Ordering::Relaxed);
         if let Some(mut used) = Arc::into_inner(source)

@@ -15,12 +15,19 @@ use super::error::io_error;
 use super::pending::Pending;
 use crate::disk::DiskFile;
 
+/// Generation and flush, in the order in which they count.
+pub(super) const fn stamp_of(state: ExtentState) -> (u64, u64) {
+    (state.generation, state.flush)
+}
+
 /// Everything there is to know about one extent.
 #[derive(Debug)]
 pub(super) struct Extent {
     pub(super) id: ExtentId,
     /// As it is in the file, synced or not.
     pub(super) metadata: ExtentMetadata,
+    /// The highest generation and flush that the file was ever stamped with, as far as is known.
+    pub(super) highest: (u64, u64),
     pub(super) closed: bool,
     /// Dropped when too many are open.
     pub(super) file: Option<Arc<dyn DiskFile>>,
@@ -46,6 +53,7 @@ impl Extent {
         Self {
             id,
             metadata,
+            highest: stamp_of(metadata.state),
             closed: false,
             file: None,
             active: None,
