@@ -27,11 +27,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves a plain connection until it ends.
 pub(super) async fn serve_plain(hub: Arc<Hub>, stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else {
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
         return;
     };
     let stream = Arc::new(stream);
-    let link = Arc::new(Link::new(peer, Some(Arc::clone(&stream))));
+    let link = Arc::new(Link::new(peer, local, Some(Arc::clone(&stream))));
     let Some(id) = hub.open(&link) else {
         return;
     };
@@ -125,13 +125,17 @@ fn say_goodbye(stream: &TcpStream) -> io::Result<()> {
 
 /// Serves a connection on which only one task may write: TLS.
 #[cfg(feature = "tls")]
-pub(super) async fn serve_sealed<S>(hub: Arc<Hub>, stream: S, peer: std::net::SocketAddr)
-where
+pub(super) async fn serve_sealed<S>(
+    hub: Arc<Hub>,
+    stream: S,
+    peer: std::net::SocketAddr,
+    local: std::net::SocketAddr,
+) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
     use tokio::io::AsyncReadExt;
 
-    let link = Arc::new(Link::new(peer, None));
+    let link = Arc::new(Link::new(peer, local, None));
     let Some(id) = hub.open(&link) else {
         return;
     };

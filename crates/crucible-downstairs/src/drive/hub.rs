@@ -1,6 +1,7 @@
 //! Where everything meets: events go to the core under one short lock, and its actions to sockets and disk threads.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -127,7 +128,7 @@ impl Hub {
         match action {
             Action::Send(id, message) => {
                 if let Some(link) = links.get(&id) {
-                    link.push(message);
+                    link.push(with_real_address(message, link.local));
                     turn.touch(link);
                 }
             }
@@ -219,6 +220,21 @@ impl Hub {
     }
 }
 
+/// A server that listens on all addresses tells each peer the one that it was reached at: 0.0.0.0 would lead
+/// another region server to itself.
+fn with_real_address(message: Message, local: SocketAddr) -> Message {
+    match message {
+        Message::YesItsMe {
+            version,
+            repair_address,
+        } if repair_address.ip().is_unspecified() => Message::YesItsMe {
+            version,
+            repair_address: SocketAddr::new(local.ip().to_canonical(), repair_address.port()),
+        },
+        other => other,
+    }
+}
+
 /// What is to be done once the lock is released.
 #[derive(Default)]
 struct Turn {
@@ -234,5 +250,28 @@ impl Turn {
         if !self.touched.iter().any(|known| Arc::ptr_eq(known, link)) {
             self.touched.push(Arc::clone(link));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_all_addresses_for_a_repair() {
+        let ask = |repair: &str, local: &str| {
+            let message = Message::YesItsMe {
+                version: 13,
+                repair_address: repair.parse().unwrap(),
+            };
+            match with_real_address(message, local.parse().unwrap()) {
+                Message::YesItsMe { repair_address, .. } => repair_address.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ask("0.0.0.0:7810", "10.0.0.3:3810"), "10.0.0.3:7810");
+        assert_eq!(ask("[::]:7810", "[fd00::3]:3810"), "[fd00::3]:7810");
+        assert_eq!(ask("[::]:7810", "[::ffff:10.0.0.3]:3810"), "10.0.0.3:7810");
+        assert_eq!(ask("10.0.0.4:7810", "10.0.0.3:3810"), "10.0.0.4:7810");
     }
 }

@@ -23,6 +23,8 @@ pub(super) const OUTBOX_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: SocketAddr,
+    /// The address of ours that the peer has reached.
+    pub(super) local: SocketAddr,
     /// Where to send from any thread. Absent on TLS: only the connection's own task may.
     socket: Option<std::sync::Arc<TcpStream>>,
     queue: Mutex<VecDeque<Message>>,
@@ -60,9 +62,14 @@ pub(super) enum Sent {
 }
 
 impl Link {
-    pub(super) fn new(peer: SocketAddr, socket: Option<std::sync::Arc<TcpStream>>) -> Self {
+    pub(super) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        socket: Option<std::sync::Arc<TcpStream>>,
+    ) -> Self {
         Self {
             peer,
+            local,
             socket,
             queue: Mutex::default(),
             wire: Mutex::default(),

@@ -249,11 +249,13 @@ fn spawn_sealed(
     let hub = Arc::clone(hub);
     let settings = settings.clone();
     tokio::spawn(async move {
-        let Ok(peer) = stream.peer_addr() else { return };
+        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+            return;
+        };
         match super::tls::shake_hands(&settings, stream).await {
             Ok(stream) => {
                 drop(permit);
-                super::connection::serve_sealed(hub, stream, peer).await;
+                super::connection::serve_sealed(hub, stream, peer, local).await;
             }
             Err(error) => tracing::warn!(%peer, "TLS handshake failed: {error}"),
         }

@@ -20,7 +20,7 @@ fn command(arguments: &[&str], directory: &Path) -> Output {
         .unwrap()
 }
 
-fn run(arguments: &[&str], directory: &Path) -> String {
+pub(crate) fn run(arguments: &[&str], directory: &Path) -> String {
     let output = command(arguments, directory);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
@@ -34,14 +34,14 @@ fn fails(arguments: &[&str], directory: &Path) -> String {
 }
 
 /// A child that dies with the test.
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     repair: SocketAddr,
 }
 
 impl Running {
-    fn start(arguments: &[&str], directory: &Path) -> Self {
+    pub(crate) fn start(arguments: &[&str], directory: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crucible-downstairs"))
             .args(["run", "-a", "127.0.0.1", "-p", "0"])
             .args(arguments)
@@ -64,6 +64,10 @@ impl Running {
             address: addresses[0],
             repair: addresses[1],
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn terminate(mut self) {

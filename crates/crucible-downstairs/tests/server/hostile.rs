@@ -40,7 +40,7 @@ fn garbage_ends_its_own_connection_only() {
     let mut long_list = hello.clone();
     let end = long_list.len();
     long_list[end - 8..].copy_from_slice(&u64::MAX.to_le_bytes());
-    let mut bad_bool = hello.clone();
+    let mut bad_bool = hello;
     bad_bool[end - 9] = 2;
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("length 0", frame(0, &[])),
@@ -86,7 +86,7 @@ fn garbage_from_an_active_session_ends_it_and_the_next_one_begins() {
     data_past_frame[data_length_at..data_length_at + 8].copy_from_slice(&513u64.to_le_bytes());
     let mut contexts_past_frame = good.clone();
     contexts_past_frame[contexts_at..contexts_at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-    let mut dependencies_past_frame = good.clone();
+    let mut dependencies_past_frame = good;
     dependencies_past_frame[64..72].copy_from_slice(&(u64::MAX / 8).to_le_bytes());
     let two_contexts = encoded(&Message::Write {
         header: WriteHeader {

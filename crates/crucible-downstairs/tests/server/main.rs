@@ -10,6 +10,7 @@
 mod cli;
 mod hostile;
 mod io;
+mod load;
 mod promotion;
 mod recordings;
 mod repair;

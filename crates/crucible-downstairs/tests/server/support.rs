@@ -148,6 +148,7 @@ impl Drop for Server {
 pub(crate) struct Peer {
     stream: TcpStream,
     buffer: BytesMut,
+    queued: BytesMut,
 }
 
 impl Peer {
@@ -159,6 +160,7 @@ impl Peer {
         Self {
             stream,
             buffer: BytesMut::new(),
+            queued: BytesMut::new(),
         }
     }
 
@@ -168,6 +170,21 @@ impl Peer {
         self.send_bytes(&bytes);
     }
 
+    /// To be sent with others by [`Peer::send_queued`].
+    pub(crate) fn queue(&mut self, message: &Message) {
+        message.encode_into(&mut self.queued);
+    }
+
+    pub(crate) fn send_queued(&mut self) {
+        let bytes = self.queued.split();
+        self.send_bytes(&bytes);
+    }
+
+    /// A message that has been read already.
+    pub(crate) fn buffered(&mut self) -> Option<Message> {
+        Decoder::default().decode(&mut self.buffer).unwrap()
+    }
+
     /// The server may have hung up already; that is seen when reading.
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
@@ -175,7 +192,7 @@ impl Peer {
 
     /// The next message, `None` when the connection has ended.
     pub(crate) fn receive(&mut self) -> Option<Message> {
-        let mut chunk = [0; 16 << 10];
+        let mut chunk = [0; 64 << 10];
         loop {
             if let Some(message) = Decoder::default().decode(&mut self.buffer).unwrap() {
                 return Some(message);

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::args::ServeArguments;
 use crate::output::{Done, Failure, open, say, start_log};
-use crate::run::{runtime, tls_settings};
+use crate::run::{bound_memory, runtime, tls_settings};
 
 /// What is asked for. Names are the reference's.
 #[derive(Debug, Deserialize)]
@@ -48,6 +48,7 @@ struct Started(std::sync::Mutex<BTreeMap<Uuid, Serving>>);
 
 pub(crate) fn serve(arguments: &ServeArguments) -> Done {
     start_log();
+    bound_memory();
     runtime()?.block_on(listen(arguments.bind_addr))
 }
 
