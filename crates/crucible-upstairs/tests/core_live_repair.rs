@@ -479,6 +479,55 @@ fn a_replacement_gets_all_data_while_the_guest_goes_on() {
 }
 
 #[test]
+fn who_is_replaced_stays_until_the_others_have_what_was_flushed_with_its_help() {
+    let mut world = World::active();
+    world.write(0, 1, 1);
+    world.paused[2] = true;
+    let flush = world.flush();
+    world.run();
+    assert_eq!(world.answer(flush), Ok(Answer::Flushed), "on 0 and 1");
+    let started = Ok(Answer::Replace(ReplaceResult::Started));
+    assert_eq!(replace(&mut world, 1, 3), started);
+    let again = Ok(Answer::Replace(ReplaceResult::StartedAlready));
+    assert_eq!(replace(&mut world, 1, 3), again);
+    assert!(matches!(
+        replace(&mut world, 0, 3),
+        Err(VolumeError::ReplaceRefused(_))
+    ));
+    world.run();
+    assert_eq!(world.state(1), ReplicaState::Active);
+    // What is flushed meanwhile does not rely on it.
+    world.write(1, 1, 2);
+    let later = world.flush();
+    world.run();
+    assert!(!world.is_answered(later));
+    world.paused[2] = false;
+    world.advance(Span::from_secs(2));
+    assert_eq!(world.answer(later), Ok(Answer::Flushed));
+    assert!(world.all_active());
+    assert_eq!(world.links[1].as_ref().unwrap().replica, 3);
+    world.assert_equal();
+}
+
+#[test]
+fn a_replacement_that_waits_when_the_volume_is_let_go_is_done_at_the_next_activation() {
+    let mut world = World::active();
+    world.write(0, 1, 1);
+    world.paused[2] = true;
+    world.flush();
+    world.run();
+    let started = Ok(Answer::Replace(ReplaceResult::Started));
+    assert_eq!(replace(&mut world, 1, 3), started);
+    world.command(Command::ShutDown);
+    world.paused[2] = false;
+    let up = world.activate(2);
+    world.run();
+    assert!(matches!(world.answer(up), Ok(Answer::Activated(_))));
+    assert_eq!(world.links[1].as_ref().unwrap().replica, 3);
+    world.assert_equal();
+}
+
+#[test]
 fn replacements_that_make_no_sense_are_told_apart() {
     let mut world = World::active();
     assert_eq!(

@@ -141,6 +141,7 @@ impl Upstairs {
             Kind::Flush { .. } | Kind::Barrier => {
                 self.answer_flush(id, out);
                 self.flush_reached_replica(from, id, out);
+                self.finish_replacement(out);
                 if finished {
                     self.retire();
                     self.finish_deactivation(out);
@@ -254,8 +255,9 @@ impl Upstairs {
         }
     }
 
-    /// Whether a flush has succeeded or failed by now. A replica under repair has not all extents yet, so it
-    /// counts only where no whole replica that is at work is still to answer.
+    /// Whether a flush has succeeded or failed by now. A replica under repair has not all extents yet, and one that
+    /// is about to be replaced will soon be no copy any more: these count only where no other replica that is at
+    /// work is still to answer.
     fn verdict(&self, job: &Job) -> Option<Verdict> {
         let Kind::Flush { snapshot, .. } = &job.kind else {
             return None;
@@ -266,7 +268,7 @@ impl Upstairs {
             match slot.state {
                 JobState::Done => {
                     done += 1;
-                    whole += u32::from(slot.limit.is_none());
+                    whole += u32::from(slot.limit.is_none() && client.leaving.is_none());
                 }
                 JobState::Skipped | JobState::Failed => failed += 1,
                 JobState::Waiting | JobState::Sent => working += u32::from(client.takes_jobs()),

@@ -55,6 +55,8 @@ pub(super) struct Client {
     pub(super) repair_address: Option<SocketAddr>,
     /// The state of its extents when it connected; taken by activation or repair.
     pub(super) extents: Vec<ExtentState>,
+    /// Another will take its place, as soon as the others have what it has.
+    pub(super) leaving: Option<Leaving>,
     /// It says that another has taken over.
     pub(super) fenced: bool,
     /// What was sent over the present link.
@@ -80,6 +82,15 @@ pub(super) struct Client {
     /// Extents in which it gave bad data: a repair copies them whatever they say of themselves.
     pub(super) suspects: Suspects,
     pub(super) counters: ReplicaCounters,
+}
+
+/// A replacement that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// Who comes.
+    pub(super) new: SocketAddr,
+    /// What the others must have finished before.
+    pub(super) fence: JobId,
 }
 
 /// The present connection.
@@ -141,6 +152,7 @@ impl Client {
             region: None,
             repair_address: None,
             extents: Vec::new(),
+            leaving: None,
             fenced: false,
             map: DependencyMap::default(),
             queue: VecDeque::new(),
@@ -339,6 +351,10 @@ impl Client {
     /// Forgets what belongs to one activation.
     pub(super) fn reset(&mut self, synced_through: JobId) {
         self.attempts = 0;
+        if let Some(leaving) = self.leaving.take() {
+            self.address = leaving.new;
+            self.region = None;
+        }
         self.fenced = false;
         self.jobs = 0;
         self.bytes = 0;

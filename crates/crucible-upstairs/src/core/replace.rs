@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use crucible_protocol::ClientId;
 
 use super::action::{Actions, Answer, ReplaceResult, VolumeError};
+use super::client::Leaving;
 use super::event::Token;
+use super::jobs::Job;
 use super::status::{Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
 
@@ -68,8 +70,41 @@ impl Upstairs {
         if self.phase == Phase::Deactivating {
             return Err(VolumeError::Deactivating);
         }
-        self.leave(id, new, out);
+        if self.clients.count(|client| client.leaving.is_some()) > 0 {
+            return match self.clients[id].leaving {
+                Some(leaving) if leaving.new == new => Ok(ReplaceResult::StartedAlready),
+                _ => refused("another replacement is about to begin".to_owned()),
+            };
+        }
+        match self.jobs.newest_fence().map(|fence| fence.id) {
+            Some(fence) if self.phase == Phase::Active => {
+                self.clients[id].leaving = Some(Leaving { new, fence });
+                self.finish_replacement(out);
+            }
+            _ => self.leave(id, new, out),
+        }
         Ok(ReplaceResult::Started)
+    }
+
+    /// Lets a replica go that is to be replaced, when the others have all that was flushed with its help: a flush
+    /// that two confirmed must not end up on one. Who is not whole itself may go at once.
+    pub(super) fn finish_replacement(&mut self, out: &mut Actions) {
+        let leaver = self
+            .clients
+            .iter()
+            .find_map(|client| Some((client.id, client.leaving?)));
+        let Some((id, Leaving { new, fence })) = leaver else {
+            return;
+        };
+        let client = &self.clients[id];
+        let is_whole = client.is_active() || client.is_offline();
+        let others_have = self.clients.iter().all(|other| {
+            let finished = |job: &Job| job.slots[other.id].state.is_finished();
+            other.id == id || (other.is_active() && self.jobs.get(fence).is_none_or(finished))
+        });
+        if !is_whole || others_have {
+            self.leave(id, new, out);
+        }
     }
 
     /// Leaves the old region server, and dials the new one.

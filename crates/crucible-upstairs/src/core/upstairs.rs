@@ -259,6 +259,7 @@ impl Upstairs {
         self.retire();
         self.advance_live_repair(out);
         self.start_live_repair(out);
+        self.finish_replacement(out);
         self.release_held(out);
         self.ask_parked_reads(out);
         self.finish_deactivation(out);
