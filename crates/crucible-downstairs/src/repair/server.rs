@@ -1,6 +1,5 @@
 //! The repair server: plain HTTP/1.1, read only (spec: repair 6.1).
 
-
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
