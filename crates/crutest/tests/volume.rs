@@ -46,6 +46,14 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+fn slow() -> bool {
+    let wanted = std::env::var_os("TRIVET_SLOW").is_some();
+    if !wanted {
+        eprintln!("not run: set TRIVET_SLOW");
+    }
+    wanted
+}
+
 /// A directory, region servers on it, and the dsc that looks after them. All of it goes with the value.
 struct Fleet {
     root: PathBuf,
@@ -258,11 +266,11 @@ fn repair_after_a_long_absence() {
 }
 
 #[test]
-fn replacements_before_at_and_after_activation() {
+fn replacements_under_load_until_the_first_one_is_back() {
     let mut fleet = Fleet::new("replace", 4);
     fleet.works(&["fast-fill"]);
     let spare = fleet.address(3);
-    // After one lap the spare one has taken the place of another, so each story has its own targets.
+    // Each lap the one that was replaced becomes the spare one; after four laps the first is the spare one again.
     let text = fleet.works(&[
         "replace",
         "--replacement",
@@ -390,7 +398,7 @@ fn the_console_takes_commands() {
 
 #[test]
 fn slow_every_workload_passes_on_real_region_servers() {
-    if std::env::var_os("TRIVET_SLOW").is_none() {
+    if !slow() {
         return;
     }
     let mut fleet = Fleet::new("all", 3);
@@ -429,7 +437,7 @@ fn slow_every_workload_passes_on_real_region_servers() {
 
 #[test]
 fn slow_replacements_before_and_during_activation() {
-    if std::env::var_os("TRIVET_SLOW").is_none() {
+    if !slow() {
         return;
     }
     for story in ["replace-before-active", "replace-reconcile"] {
@@ -439,4 +447,46 @@ fn slow_replacements_before_and_during_activation() {
         let text = fleet.works(&[story, "--replacement", &spare, "-n", "4", "--verify-at-end"]);
         assert!(text.contains("lap 4: "), "{text}");
     }
+}
+
+#[test]
+fn slow_kill_9_of_any_at_random_under_verified_load() {
+    if !slow() {
+        return;
+    }
+    let mut fleet = Fleet::new("kill", 3);
+    fleet.works(&["fast-fill"]);
+    fleet.dsc(&["enable-restart-all"]);
+    let log = fleet.root.join("log.json");
+    let mut load = fleet
+        .command(&[
+            "generic",
+            "-n",
+            "1000000000",
+            "--time",
+            "40",
+            "--verify-at-end",
+        ])
+        .arg("--verify-in")
+        .arg(&log)
+        .arg("--verify-out")
+        .arg(&log)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut kills = 0_usize;
+    while load.try_wait().unwrap().is_none() {
+        let cid = (kills * 7 % 3).to_string();
+        let pid = fleet.dsc(&["pid", "-c", &cid]);
+        let killed = Command::new("kill").args(["-9", &pid]).status().unwrap();
+        assert!(killed.success());
+        kills += 1;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        fleet.wait(&["all-running"], "true");
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+    }
+    let output = load.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(kills > 5, "{kills}");
+    fleet.works(&["verify"]);
 }

@@ -310,6 +310,7 @@ fn bad_requests_are_refused_in_words() {
 #[test]
 fn slow_a_deaf_child_is_killed_after_the_grace() {
     if std::env::var_os("TRIVET_SLOW").is_none() {
+        eprintln!("not run: set TRIVET_SLOW");
         return;
     }
     let site = Site::new("deaf");
