@@ -84,6 +84,7 @@ pub struct Serving {
     address: SocketAddr,
     repair_address: SocketAddr,
     hub: Arc<Hub>,
+    region: Arc<Region>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -152,12 +153,13 @@ pub async fn serve(region: Arc<Region>, config: Config) -> Result<Serving, Serve
     let tasks = vec![
         tokio::spawn(accept(Arc::clone(&hub), listener, config.tls)),
         tokio::spawn(keep_time(Arc::clone(&hub))),
-        tokio::spawn(repair::serve(region, repair_listener)),
+        tokio::spawn(repair::serve(Arc::clone(&region), repair_listener)),
     ];
     Ok(Serving {
         address,
         repair_address,
         hub,
+        region,
         tasks,
     })
 }
@@ -173,13 +175,22 @@ impl Serving {
         self.repair_address
     }
 
-    /// Ends all connections and waits for the work that has begun. Flushes nothing that was not asked for.
+    /// Ends all connections, waits for the work that has begun, and leaves the region's files in a state that any
+    /// program can read. Flushes nothing that was not asked for: what is dirty stays dirty.
     pub async fn stop(mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
         }
-        let hub = Arc::clone(&self.hub);
-        let _ = tokio::task::spawn_blocking(move || hub.stop()).await;
+        let (hub, region) = (Arc::clone(&self.hub), Arc::clone(&self.region));
+        let stopped = tokio::task::spawn_blocking(move || {
+            hub.stop();
+            if region.mode() == store::Mode::ReadWrite
+                && let Err(error) = region.settle()
+            {
+                tracing::warn!(%error, "closing: what is not in its place yet is found there next time");
+            }
+        });
+        let _ = stopped.await;
     }
 }
 

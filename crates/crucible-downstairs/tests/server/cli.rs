@@ -175,6 +175,10 @@ fn a_region_is_served_until_it_is_told_to_end_and_then_cloned() {
     assert!(taken.contains("in use"), "{taken}");
     server.terminate();
     run(&["verify", "-d", "one"], here);
+    // Everything is in its place, for programs that know nothing of ours.
+    let extent = std::fs::read(directory.join("one/00/000/000")).unwrap();
+    assert_eq!(extent[6 * 512..8 * 512], data[..1024]);
+    assert_eq!(extent[extent.len() - 32..][..1], [0], "clean");
 
     let source = Running::start(&["-d", "one", "--mode", "ro"], here);
     let at = source.repair.to_string();
