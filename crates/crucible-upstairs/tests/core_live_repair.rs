@@ -427,6 +427,40 @@ fn a_flush_that_two_replicas_were_lost_under_is_done_again_when_they_are_whole()
 }
 
 #[test]
+fn the_last_whole_replica_is_not_given_up_for_a_step_that_fails() {
+    let mut config = strict();
+    config.degraded_activation = Some(Span::ZERO);
+    let mut world = World::active_with(config);
+    world.write(0, 32, 1);
+    world.flush();
+    world.run();
+    world.crash(0);
+    world.write(0, 32, 2);
+    world.run();
+    // The third is given up, too; the second alone is whole, and fails to close an extent.
+    world.replicas[2].fails = Some(|message| matches!(message, Message::Write { .. }));
+    for _ in 0..3 {
+        world.write(0, 32, 3);
+        world.run();
+    }
+    world.crash(2);
+    world.replicas[1].fails =
+        Some(|message| matches!(message, Message::ExtentLiveFlushClose { .. }));
+    world.restart(0);
+    world.advance(Span::from_secs(10));
+    assert_eq!(world.state(1), ReplicaState::Active);
+    assert_eq!(world.state(0), ReplicaState::LiveRepair);
+    world.replicas[1].fails = None;
+    world.replicas[2].fails = None;
+    world.restart(2);
+    world.cut(1); // It is away for a moment, and does what it failed to do.
+    world.advance(Span::from_secs(30));
+    assert!(world.all_active());
+    world.assert_equal();
+    assert_eq!(world.replicas[0].fill(31), 3);
+}
+
+#[test]
 fn when_all_were_given_up_they_are_made_equal_as_at_activation() {
     let mut config = strict();
     config.relief = crucible_upstairs::core::Relief::Barrier;

@@ -173,8 +173,11 @@ impl Upstairs {
         }
         slot.errors = slot.errors.saturating_add(1);
         let errors = slot.errors;
-        let is_write = matches!(job.kind, Kind::Write { .. } | Kind::Barrier);
-        let is_flush = matches!(job.kind, Kind::Flush { .. });
+        // A copy is tried once; all else again and again.
+        let is_copy = match &job.kind {
+            Kind::Repair { needy, .. } => needy[from],
+            _ => false,
+        };
         let is_snapshot = matches!(
             &job.kind,
             Kind::Flush {
@@ -191,16 +194,16 @@ impl Upstairs {
                 job.slots[from].snapshot_failed = true;
             }
             self.answer_flush(id, out);
-        } else if is_write || is_flush {
+        } else if is_copy || self.clients[from].is_repairing() {
+            self.fault(from, &format!("live repair failed there: {error}"), out);
+        } else {
+            // The last whole replica is never given up for what it may still manage to do.
             let others = self
                 .clients
                 .count(|client| client.id != from && client.is_active());
             if errors >= ERRORS_MAX && others > 0 {
                 self.fault(from, &format!("job {id} keeps failing there: {error}"), out);
             }
-        } else {
-            // A step of a live repair is not tried again.
-            self.fault(from, &format!("live repair failed there: {error}"), out);
         }
     }
 
