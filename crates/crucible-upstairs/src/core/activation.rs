@@ -94,12 +94,14 @@ impl Upstairs {
         }
     }
 
-    /// Who takes part, when enough stand at this step: all three, or two after the configured wait.
+    /// Who takes part, when enough stand at this step: all three, or, at activation, two after the configured
+    /// wait.
     fn quorum(&mut self, step: Step) -> Option<PerClient<bool>> {
         let who = PerClient::from_fn(|id| self.clients[id].is_at(step));
         match who.count(|&ready| ready) {
             3 => Some(who),
-            2 => {
+            // Who was given up may have missed anything: of two of these, neither need be whole.
+            2 if step == Step::WaitQuorum => {
                 let since = *self.activation.two_since.get_or_insert(self.now);
                 let wait = self.config.degraded_activation?;
                 (self.now.since(since) >= wait).then_some(who)
