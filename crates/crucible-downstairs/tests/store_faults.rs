@@ -109,7 +109,7 @@ fn every_operation_may_fail_once_and_nothing_that_was_answered_is_lost() {
     let (operations, none) = history(1, Fault::Io, u64::MAX, 0);
     assert_eq!(none, 0);
     let mut errors = 0;
-    for skip in (0..operations).step_by(17) {
+    for skip in (0..operations).step_by(29) {
         errors += history(1, Fault::Io, skip, 1).1;
         errors += history(1, Fault::NoSpace, skip, 3).1;
     }

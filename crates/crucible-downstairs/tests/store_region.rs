@@ -204,7 +204,7 @@ fn a_flush_that_comes_again_does_not_pass_for_the_last_one() {
     let (_, region) = fresh(SMALL);
     for flush in 1..=3 {
         write(&region, SMALL, 0, 1, flush).unwrap();
-        region.flush(u64::from(flush), 1, None).unwrap();
+        region.flush(flush, 1, None).unwrap();
     }
     // The answers to 2 and 3 were lost: what they followed is sent again.
     write(&region, SMALL, 0, 1, 2).unwrap();
