@@ -242,3 +242,103 @@ fn a_server_that_lost_all_is_replaced_and_repaired() {
     check(&volume, 0, 100, 5);
     check(&volume, 100, 50, 6);
 }
+
+#[test]
+fn of_two_that_want_the_volume_the_higher_generation_has_it() {
+    let Some(servers) = Server::three(true) else {
+        return;
+    };
+    let first = active(&servers, true, 3);
+    write(&first, 0, 64, 1);
+    first.flush_blocking(None).unwrap();
+    let second = active(&servers, true, 4);
+    check(&second, 0, 64, 1);
+    write(&second, 0, 64, 2);
+    second.flush_blocking(None).unwrap();
+    // The first one learns of it, and nothing of it gets through any more.
+    let begin = Instant::now();
+    let error = loop {
+        let late = content(1, 9);
+        let written = first.write_blocking(BlockIndex(0), late);
+        if let Err(error) = written.and_then(|()| first.flush_blocking(None)) {
+            break error;
+        }
+        assert!(begin.elapsed() < WITHIN, "two have the volume");
+    };
+    assert!(error.to_string().contains("taken"), "{error}");
+    check(&second, 0, 64, 2);
+    second.deactivate_blocking().unwrap();
+    let later = active(&servers, true, 5);
+    check(&later, 0, 64, 2);
+    later.deactivate_blocking().unwrap();
+}
+
+/// Set `TRIVET_SLOW` to run it: about a minute of kills at random under verified load.
+#[test]
+fn slow_kills_at_random_lose_nothing() {
+    if std::env::var_os("TRIVET_SLOW").is_none() {
+        println!("SKIPPED: slow; set TRIVET_SLOW to run it");
+        return;
+    }
+    let Some(mut servers) = Server::three(true) else {
+        return;
+    };
+    let volume = active(&servers, true, 1);
+    let mut seeds = [0; (BLOCKS / 8) as usize];
+    write(&volume, 0, BLOCKS, 0);
+    for (at, seed) in (0..).zip(&mut seeds) {
+        // What `write` gave the whole volume is another content part by part.
+        write(&volume, at * 8, 8, *seed);
+    }
+    let begin = Instant::now();
+    let mut random = Uuid::new_v4().as_u64_pair().0 | 1;
+    println!("random numbers from {random}");
+    let mut draw = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let (mut down, mut kills) = (None, 0);
+    for round in 1.. {
+        if begin.elapsed() > Duration::from_secs(60) {
+            break;
+        }
+        for _ in 0..draw(40) {
+            let at = draw(BLOCKS / 8);
+            seeds[at as usize] = round;
+            write(&volume, at * 8, 8, round);
+            let at = draw(BLOCKS / 8);
+            check(&volume, at * 8, 8, seeds[at as usize]);
+        }
+        match down.take() {
+            None => {
+                let victim = draw(3) as usize;
+                servers[victim].kill();
+                kills += 1;
+                down = Some(victim);
+            }
+            Some(victim) => {
+                servers[victim].restart();
+                wait_for_all_active(&volume);
+            }
+        }
+        if draw(3) == 0 {
+            volume.flush_blocking(None).unwrap();
+        }
+    }
+    if let Some(victim) = down {
+        servers[victim].restart();
+        wait_for_all_active(&volume);
+    }
+    volume.deactivate_blocking().unwrap();
+    // Each region alone must hold all of it.
+    let volume = active(&servers, true, 2);
+    for server in servers.iter_mut().take(2) {
+        server.kill();
+        for (at, seed) in (0..).zip(seeds) {
+            check(&volume, at * 8, 8, seed);
+        }
+    }
+    println!("{kills} kills");
+}

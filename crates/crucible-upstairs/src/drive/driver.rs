@@ -414,20 +414,10 @@ impl Driver {
             };
             let Some(link) = at else { continue };
             let id = link.id;
-            let event = match link.poll_send(cx) {
-                Ok(false) => continue,
-                Ok(true) => Event::Drained { client, link: id },
-                Err(loss) => {
-                    *at = None;
-                    Event::LinkDown {
-                        client,
-                        link: id,
-                        loss,
-                    }
-                }
-            };
-            any = true;
-            self.event(now, event);
+            if link.poll_send(cx) {
+                any = true;
+                self.event(now, Event::Drained { client, link: id });
+            }
         }
         any
     }

@@ -62,6 +62,8 @@ struct Connection {
     outgoing_bytes: usize,
     /// Something was sent since the queue was last said to be empty.
     undrained: bool,
+    /// Nothing can be sent any more. What the peer said before is still to be heard: it may say why.
+    broken: Option<LinkLoss>,
 }
 
 impl Link {
@@ -116,13 +118,19 @@ impl Link {
         }
     }
 
-    /// Sends what there is. `Ok(true)`: the queue is nearly empty, and was not before.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+    /// Sends what there is. True: the queue is nearly empty, and was not before. An error is told by
+    /// [`Link::poll_news`], after all that has been received.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.state {
-            State::Up(connection) => connection
-                .poll_send(cx)
-                .map_err(|error| LinkLoss::Failed(error.to_string())),
-            State::Dialing(_) => Ok(false),
+            State::Up(connection) => match connection.poll_send(cx) {
+                Ok(drained) => drained,
+                Err(error) => {
+                    connection.breaks(&error);
+                    cx.waker().wake_by_ref();
+                    false
+                }
+            },
+            State::Dialing(_) => false,
         }
     }
 }
@@ -150,6 +158,7 @@ impl Connection {
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
             undrained: false,
+            broken: None,
         }
     }
 
@@ -167,7 +176,14 @@ impl Connection {
                 self.received.reserve(missing.max(READ_BYTES));
             }
             let read = pin!(self.stream.read_buf(&mut self.received));
-            match ready!(read.poll(cx)) {
+            let read = match (read.poll(cx), self.broken.take()) {
+                (Poll::Pending, Some(loss)) => return Poll::Ready(Err(loss)),
+                (read, broken) => {
+                    self.broken = broken;
+                    ready!(read)
+                }
+            };
+            match read {
                 Ok(0) => return Poll::Ready(Err(LinkLoss::Closed)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(LinkLoss::Failed(error.to_string()))),
@@ -176,6 +192,9 @@ impl Connection {
     }
 
     fn send(&mut self, message: &Message) {
+        if self.broken.is_some() {
+            return;
+        }
         let before = self.tail.len();
         let data = message.encode_head(&mut self.tail);
         if !data.is_empty() && data.len() <= COPY_BYTES {
@@ -188,6 +207,14 @@ impl Connection {
             self.outgoing.push_back(data);
         }
         self.undrained = true;
+    }
+
+    /// What is still to be sent never will be.
+    fn breaks(&mut self, error: &io::Error) {
+        self.broken = Some(LinkLoss::Failed(error.to_string()));
+        self.tail.clear();
+        self.outgoing.clear();
+        self.outgoing_bytes = 0;
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {

@@ -13,7 +13,8 @@ mod status;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use block::Disk;
 use block::nbd::{self, Export, ExportOptions, Listener};
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// While region servers let us wait, this often it is said for which and why.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What the main thread waits for.
 enum News {
     Activated(Result<Shape, VolumeError>),
@@ -70,7 +74,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     std::thread::Builder::new()
         .name("activate".to_owned())
         .spawn(move || sender.send(News::Activated(activating.activate_blocking(generation))))?;
-    let served = match news.recv()? {
+    let first = loop {
+        match news.recv_timeout(PATIENCE) {
+            Ok(first) => break first,
+            Err(RecvTimeoutError::Timeout) => status::waiting(arguments.json, &volume),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let served = match first {
         News::Activated(shape) => {
             let served = shape
                 .map_err(Failure::from)

@@ -7,7 +7,7 @@
 )]
 
 use crucible_upstairs::store::Shape;
-use crucible_upstairs::volume::Volume;
+use crucible_upstairs::volume::{Volume, block_on};
 use serde_json::{Value, json};
 
 fn say(json: bool, text: &str, value: &Value) {
@@ -24,6 +24,24 @@ pub(crate) fn activating(json: bool) {
         "waiting for the region servers",
         &json!({"state": "activating"}),
     );
+}
+
+/// Which region servers are not ready, and what became of them last.
+pub(crate) fn waiting(json: bool, volume: &Volume) {
+    for insight in block_on(volume.insights()) {
+        for replica in &insight.status.replicas {
+            let (state, address) = (replica.state, replica.address);
+            let last = replica.last_loss.as_deref().unwrap_or("nothing yet");
+            let text = format!("still waiting: {address} is {state:?}, last: {last}");
+            let value = json!({
+                "state": "waiting",
+                "address": address,
+                "replica": format!("{state:?}"),
+                "last": replica.last_loss,
+            });
+            say(json, &text, &value);
+        }
+    }
 }
 
 pub(crate) fn serving(json: bool, place: &str, shape: Shape, volume: &Volume) {
