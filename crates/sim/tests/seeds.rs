@@ -1,6 +1,6 @@
 //! Fixed seeds, seeds that once failed, and many seeds when there is time.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panic")]
+use std::sync::Mutex;
 
 use sim::{DiskKind, Fault, Faults, Scenario, Table, run};
 
@@ -64,6 +64,21 @@ fn in_fair_weather_no_request_fails() {
 }
 
 #[test]
+fn rot_of_one_replica_is_found_and_repaired() {
+    let mut table = Table::default();
+    for seed in 0..10 {
+        let outcome = run(&Scenario {
+            faults: Faults::NONE.with(Fault::Rot).with(Fault::Delay),
+            ..scenario(seed, DiskKind::Store)
+        });
+        assert_eq!(outcome.violation, None, "{}", outcome.scenario);
+        table.add(&outcome);
+    }
+    assert!(table.sum("reports of bad data") > 0);
+    assert!(table.sum("live repairs") > 0);
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     for disk in [DiskKind::Model, DiskKind::Store] {
         for seed in 0..6 {
@@ -91,32 +106,25 @@ fn slow_ten_thousand_seeds_hold_all_promises() {
         return;
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let tables: Vec<Table> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|thread| {
-                scope.spawn(move || {
-                    let mut table = Table::default();
-                    for seed in (thread..SLOW).step_by(threads as usize) {
-                        let disk = if seed % 2 == 0 {
-                            DiskKind::Store
-                        } else {
-                            DiskKind::Model
-                        };
-                        table.add(&run(&scenario(10_000 + seed, disk)));
-                    }
-                    table
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap())
-            .collect()
+    let all = Mutex::new(Table::default());
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let all = &all;
+            scope.spawn(move || {
+                let mut table = Table::default();
+                for seed in (thread..SLOW).step_by(threads as usize) {
+                    let disk = if seed % 2 == 0 {
+                        DiskKind::Store
+                    } else {
+                        DiskKind::Model
+                    };
+                    table.add(&run(&scenario(10_000 + seed, disk)));
+                }
+                all.lock().unwrap().join(table);
+            });
+        }
     });
-    let mut all = Table::default();
-    for table in tables {
-        all.join(table);
-    }
+    let all = all.into_inner().unwrap();
     assert!(all.violations.is_empty(), "{}", all.text());
     assert_eq!(all.seeds, SLOW);
 }

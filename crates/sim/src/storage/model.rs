@@ -37,6 +37,8 @@ struct Cell {
 #[derive(Clone, Debug)]
 struct Extent {
     state: ExtentState,
+    /// The highest flush of the generation; a lower one is replayed, and leaves the extent dirty.
+    newest: (u64, u64),
     closed: bool,
     /// Since the last flush, oldest first; the first is durable, the last is what is read.
     blocks: Vec<Vec<Cell>>,
@@ -56,10 +58,12 @@ impl Extent {
     fn flush(&mut self, flush: u64, generation: u64) {
         if self.state.dirty {
             self.settle();
+            let replayed = generation == self.newest.0 && flush < self.newest.1;
+            self.newest = self.newest.max((generation, flush));
             self.state = ExtentState {
                 generation,
                 flush,
-                dirty: false,
+                dirty: replayed,
             };
         }
     }
@@ -75,6 +79,7 @@ impl ModelDisk {
         };
         let extent = Extent {
             state: ExtentState::default(),
+            newest: (0, 0),
             closed: false,
             blocks: vec![vec![empty]; geometry.blocks_per_extent() as usize],
         };
@@ -304,22 +309,17 @@ impl ModelDisk {
                 hash: number(at + size + 2)?,
                 encryption,
             });
-            let good = match context {
-                Some(context) => context.fits(&data),
-                None => data.iter().all(|byte| *byte == 0),
-            };
-            if !good {
-                return None;
-            }
             cells.push(vec![Cell { data, context }]);
         }
         let at = file.len() - STATE_LEN;
+        let state = ExtentState {
+            generation: number(at)?,
+            flush: number(at + 8)?,
+            dirty: file.last() == Some(&1),
+        };
         Some(Extent {
-            state: ExtentState {
-                generation: number(at)?,
-                flush: number(at + 8)?,
-                dirty: file.last() == Some(&1),
-            },
+            state,
+            newest: (state.generation, state.flush),
             closed: true,
             blocks: cells,
         })
@@ -349,6 +349,7 @@ impl Storage for ModelDisk {
         self.open = false;
         for extent in &mut self.extents {
             extent.closed = false;
+            extent.newest = (extent.state.generation, extent.state.flush);
         }
         if let Death::Power(seed) = death {
             let mut dice = Dice::new(seed, 0);
@@ -390,7 +391,7 @@ impl Storage for ModelDisk {
         self.touch(true)?;
         let new = self
             .decode(file)
-            .ok_or_else(|| CrucibleError::RepairFilesInvalid("a block is bad".into()))?;
+            .ok_or_else(|| CrucibleError::RepairFilesInvalid("the wrong length".into()))?;
         *self.extent_mut(extent)? = new;
         Ok(())
     }

@@ -351,7 +351,7 @@ impl World {
             .storage
             .rot(crucible_protocol::ExtentId(extent), block, context, mask);
         if done {
-            self.rot.push((index, extent));
+            self.rotted.insert(extent);
             self.note(|| format!("n{index}: block {block} of extent {extent} rots"));
         }
         done
@@ -367,6 +367,7 @@ impl World {
         self.note(|| format!("n{index} is lost"));
         if self.operator.targets.contains(&index) {
             self.operator.lost = Some(index);
+            self.operator.lost_since = self.now;
         } else {
             self.renew(index);
         }

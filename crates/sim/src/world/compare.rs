@@ -1,5 +1,7 @@
 //! When all is well, the three regions are equal.
 
+use crucible_downstairs::core::Operation;
+
 use super::World;
 
 impl World {
@@ -7,12 +9,17 @@ impl World {
     pub(super) fn compare(&mut self, when: &str) {
         let mut known = Vec::new();
         for index in self.operator.targets {
-            let Some(node) = self.nodes.get(index) else {
+            let Some(node) = self.nodes.get_mut(index) else {
                 return;
             };
+            if node.storage.contents().is_err() {
+                // An extent whose opening a fault prevented stays closed until somebody wants it.
+                node.storage
+                    .run(Operation::TakeOver { generation: 0 }, None);
+            }
             match node.storage.contents() {
                 Ok(contents) => known.push((index, contents)),
-                Err(_) if self.rot.iter().any(|(node, _)| *node == index) => {}
+                Err(_) if !self.rotted.is_empty() => {}
                 Err(error) => {
                     return self.fail(|| format!("{when}, region {index} is not read: {error}"));
                 }
@@ -24,22 +31,14 @@ impl World {
             else {
                 continue;
             };
-            let differs = ours
-                .iter()
-                .zip(theirs)
-                .position(|(ours, theirs)| ours != theirs);
-            let Some(block) = differs.or((ours.len() != theirs.len()).then_some(0)) else {
+            // What has rotted and was not read since is not known to be bad.
+            let differs = (0..ours.len().max(theirs.len())).find(|block| {
+                let extent = (block / per_extent) as u32;
+                ours.get(*block) != theirs.get(*block) && !self.rotted.contains(&extent)
+            });
+            let Some(block) = differs else {
                 continue;
             };
-            let extent = (block / per_extent) as u32;
-            let rotten = |node: usize| {
-                self.rot
-                    .iter()
-                    .any(|(rotten, at)| *rotten == node && *at == extent)
-            };
-            if rotten(*left) || rotten(*right) {
-                continue;
-            }
             let (left, right) = (*left, *right);
             let told = format!(
                 "{:?} and {:?}",

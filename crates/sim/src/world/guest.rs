@@ -127,6 +127,14 @@ impl World {
             return start;
         };
         let count = VERIFY_BLOCKS.min(self.setup.geometry.block_count() - start);
+        let bytes = count as usize * self.setup.geometry.block_size() as usize;
+        let fits = self.hosts.get(index).is_some_and(|host| {
+            let room = host.room();
+            room.jobs > 0 && room.bytes >= bytes
+        });
+        if !fits {
+            return start; // Until a flush has made room.
+        }
         let views = self.history.look(epoch, start, count);
         let request = Request::Read {
             start: BlockIndex(start),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use crucible_protocol::{ClientId, JobId, ReadBlockContext, SessionId, UpstairsId};
+use crucible_protocol::{ClientId, CrucibleError, JobId, ReadBlockContext, SessionId, UpstairsId};
 use crucible_upstairs::core::{
     Action, Answer, BadData, Command, Config, Event, Phase, Plain, ReplaceResult, Report, Request,
     Token, Upstairs, VolumeError,
@@ -15,12 +15,15 @@ use super::nodes::{address_of, node_at};
 use super::{Stage, What, World};
 use crate::cipher;
 use crate::dice::mix;
-use crate::faults::Fault;
+use crate::faults::{Fault, Faults};
 use crate::network::{Item, Machine, Way};
 use crate::oracle::{Asked, Epoch};
 
 /// Jobs that an upstairs may know beyond its limit: its own flushes, barriers and repairs.
 const OWN_JOBS: usize = 64;
+
+/// Flushes that may fail in the end, for what was dropped before.
+const LATE_FAILURES_MAX: u32 = 2;
 
 /// How an upstairs says that all replicas were given up at once.
 const ALL_GIVEN_UP: &str = "all replicas were given up";
@@ -100,7 +103,7 @@ impl World {
         let upstairs = UpstairsId(Uuid::from_u64_pair(0x7472_6976_6574, seed));
         let session = SessionId(Uuid::from_u64_pair(mix(seed), index as u64 + 1));
         let config = Config {
-            geometry: (seed % 2 == 0).then_some(setup.geometry),
+            geometry: seed.is_multiple_of(2).then_some(setup.geometry),
             encrypted: setup.encrypted,
             degraded_activation: degraded,
             flush_interval: setup.flush_interval,
@@ -477,17 +480,31 @@ impl World {
             | VolumeError::Full
             | VolumeError::GenerationZero
             | VolumeError::Mismatch { .. } => false,
-            VolumeError::BadData { bad, .. } => {
-                *bad != BadData::Length && self.scenario.faults.has(Fault::Rot)
+            VolumeError::BadData { bad, start, count } => {
+                *bad != BadData::Length && self.may_be_bad(*start, *count)
             }
+            VolumeError::ReadFailed {
+                error: CrucibleError::MissingContextSlot { .. } | CrucibleError::BadContextSlot(_),
+                start,
+                count,
+            } => self.may_be_bad(*start, *count),
             _ => true,
         };
         if !possible {
             return self.fail(|| format!("{asked:?} failed with {error:?}"));
         }
         let calm = matches!(self.stage, Stage::Verify | Stage::Flush | Stage::Deactivate);
-        let replacement = matches!(asked, Asked::Replace { .. });
-        if calm && !replacement && self.operator.newest == Some(index) {
+        let told_late = calm && matches!(error, VolumeError::FlushFailed { .. }) && {
+            // Writes that were dropped in the storm are owned up to by the next flush.
+            self.operator.late_failures += 1;
+            self.operator.late_failures <= LATE_FAILURES_MAX
+        };
+        let rotten = matches!(
+            error,
+            VolumeError::BadData { .. } | VolumeError::ReadFailed { .. }
+        ) && !self.rotted.is_empty();
+        let excused = matches!(asked, Asked::Replace { .. }) || rotten || told_late;
+        if calm && !excused && self.operator.newest == Some(index) {
             return self.fail(|| format!("no fault is left, but {asked:?} failed: {error}"));
         }
         let Some(host) = self.hosts.get_mut(index) else {
@@ -511,6 +528,16 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether some block of these may be bad everywhere: it has rotted, and there were reasons to copy it from
+    /// where it had.
+    fn may_be_bad(&self, start: u64, count: u64) -> bool {
+        let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
+        let gentle = Faults::NONE.with(Fault::Rot).with(Fault::Delay);
+        self.scenario.faults.iter().any(|kind| !gentle.has(kind))
+            && (start..start + count)
+                .any(|block| self.rotted.contains(&((block / per_extent) as u32)))
     }
 
     /// The bounds of an upstairs' memory.

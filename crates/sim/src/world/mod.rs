@@ -12,7 +12,7 @@ mod nodes;
 mod operator;
 mod repair;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crucible_protocol::ClientId;
 use crucible_upstairs::core::LinkId;
@@ -129,7 +129,9 @@ pub(crate) struct World {
     pub(crate) issued: u64,
     /// The one region server that may rot.
     pub(crate) rotten: Option<usize>,
-    pub(crate) rot: Vec<(usize, u32)>,
+    /// Extents that have rotted there. Copies of them are as bad, and no checks come with a copy: who reads the
+    /// blocks finds it, and asks another replica while there is one that was not copied from the rotten one.
+    pub(crate) rotted: BTreeSet<u32>,
     pub(crate) outcome: Outcome,
     pub(crate) violation: Option<String>,
 }
@@ -165,7 +167,7 @@ impl World {
             stage_since: Moment::START,
             issued: 0,
             rotten: None,
-            rot: Vec::new(),
+            rotted: BTreeSet::new(),
             outcome: Outcome::new(scenario),
             violation: None,
             setup,

@@ -13,8 +13,10 @@ use crate::setup::NODES;
 const ROUND: Span = Span::from_millis(50);
 /// A volume that is not active for so long while a region server is lost gets a new configuration.
 const IMPATIENCE: Span = Span::from_secs(5);
+/// A lost region server that the upstairs does not let go of for so long makes the operator start another upstairs.
+const HOPELESS: Span = Span::from_secs(60);
 /// Trouble that is found late may disturb the rest this often.
-const RESTS_MAX: u32 = 8;
+const RESTS_MAX: u32 = 100;
 
 /// What the operator knows and wants.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Operator {
     spares: Vec<usize>,
     /// A region server of the volume that is gone, until the volume is whole again.
     pub(crate) lost: Option<usize>,
+    /// Since when.
+    pub(super) lost_since: Moment,
     /// A region server has been exchanged, and the new one does not have everything yet. Two of three that do not
     /// include the one that has everything are not enough now, so nobody may begin with two.
     pub(super) incomplete: bool,
@@ -41,6 +45,8 @@ pub(crate) struct Operator {
     /// The next block to be verified.
     verified: u64,
     rests: u32,
+    /// Flushes that failed in the end.
+    pub(super) late_failures: u32,
 }
 
 impl Default for Operator {
@@ -50,6 +56,7 @@ impl Default for Operator {
             targets: [0, 1, 2],
             spares: (3..NODES).collect(),
             lost: None,
+            lost_since: Moment::START,
             incomplete: false,
             not_before: Moment::START,
             next_upheaval: Moment::START,
@@ -57,6 +64,7 @@ impl Default for Operator {
             generation: 0,
             verified: 0,
             rests: 0,
+            late_failures: 0,
         }
     }
 }
@@ -230,15 +238,19 @@ impl World {
         let Some(spare) = self.operator.spares.first().copied() else {
             return;
         };
+        let hopeless = self.now.since(self.operator.lost_since) > HOPELESS;
         match life {
-            Life::Active if self.now >= again => {
+            Life::Active if self.now >= again && !hopeless => {
                 if let Some(host) = self.hosts.get_mut(index) {
                     host.again = self.now.after(Span::from_millis(500));
                 }
                 self.replace(index, slot, spare);
             }
-            // Not active, and perhaps never so again with what is configured: another configuration.
-            Life::Activating if self.now.since(since) > IMPATIENCE => {
+            // Not active, and perhaps never so again with what is configured: another configuration. Or active, but
+            // what only the lost one has keeps the others from being whole.
+            Life::Activating | Life::Active
+                if hopeless || (life == Life::Activating && self.now.since(since) > IMPATIENCE) =>
+            {
                 self.kill_host(index, false);
                 self.exchange(slot, spare);
                 let generation = self.next_generation();
@@ -292,7 +304,6 @@ impl World {
             return self.fail(|| why);
         }
         node.power = Power::Down;
-        self.rot.retain(|(node, _)| *node != index);
         self.at(Span::ZERO, What::Boot(index));
     }
 
@@ -386,7 +397,11 @@ impl World {
                 if busy > 0 {
                 } else if self.operator.verified < all {
                     self.operator.verified = self.read_some(index, self.operator.verified);
-                } else {
+                } else if self
+                    .hosts
+                    .get(index)
+                    .is_some_and(|host| host.room().jobs > 0)
+                {
                     self.enter(Stage::Flush);
                     self.flush_all(index);
                 }

@@ -79,8 +79,6 @@ impl World {
         let outcome = match result {
             Ok(()) => {
                 self.outcome.copies += 1;
-                self.rot
-                    .retain(|(node, rotten)| (*node, *rotten) != (index, extent.0));
                 Outcome::Done
             }
             Err(error) => Outcome::Failed(error, Operation::Repair { extent, source }),
