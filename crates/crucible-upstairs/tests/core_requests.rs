@@ -531,6 +531,30 @@ fn many_bytes_bring_a_barrier_where_configured_and_then_a_lost_link_means_repair
 }
 
 #[test]
+fn what_a_barrier_retired_is_flushed_all_the_same() {
+    let mut config = config();
+    config.relief = Relief::Barrier;
+    config.limits.relief_jobs = 1;
+    let mut world = World::active_with(config.clone());
+    world.write(0, 4, 1);
+    world.run();
+    assert_eq!(world.up.status().jobs, 0, "retired by the barrier");
+    assert!(world.replicas[0].states[0].dirty);
+    world.advance(Span::from_secs(1));
+    assert!(!world.replicas[0].states[0].dirty, "in time");
+
+    let mut world = World::active_with(config);
+    world.write(0, 4, 1);
+    world.run();
+    let down = world.command(crucible_upstairs::core::Command::Deactivate);
+    world.run();
+    assert_eq!(world.answer(down), Ok(Answer::Deactivated));
+    for replica in 0..3 {
+        assert!(!world.replicas[replica].states[0].dirty, "at the end");
+    }
+}
+
+#[test]
 fn a_cipher_that_fails_stops_the_volume() {
     let mut world = World::active();
     let flush = world.flush();

@@ -49,13 +49,13 @@ impl Upstairs {
         }
     }
 
-    /// Flushes when it is time, also under load. While a flush is on its way, the next one waits for its turn.
+    /// Flushes when it is time, also under load, and also when a barrier has left no job. While a flush is on its way, the next one waits for its turn.
     pub(super) fn flush_if_due(&mut self) {
         if self.flush_due.is_none_or(|due| due > self.now) {
             return;
         }
         self.flush_due = None;
-        if self.phase != Phase::Active || self.jobs.unfenced_jobs == 0 {
+        if self.phase != Phase::Active {
             return;
         }
         if self.is_fence_on_its_way() {
