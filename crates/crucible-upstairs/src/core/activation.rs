@@ -218,7 +218,10 @@ impl Upstairs {
                 self.fault(id, "the volume is deactivated while it is away", out);
             }
         }
-        let last = (self.jobs.len() > 0).then(|| self.flush(None, None, self.now));
+        // After a barrier there may be no job left, and yet something that no flush has covered.
+        let is_unflushed = self.jobs.len() > 0 || self.flush_due.is_some();
+        let last =
+            (is_unflushed && !self.config.read_only).then(|| self.flush(None, None, self.now));
         self.activation.down = Some((token, last));
         self.changed = true;
     }
