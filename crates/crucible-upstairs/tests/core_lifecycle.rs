@@ -304,6 +304,26 @@ fn a_higher_generation_fences_at_once() {
 }
 
 #[test]
+fn a_second_connection_of_our_own_does_not_fence() {
+    let mut world = World::active();
+    let own = Message::YouAreNoLongerActive {
+        new_key: world.up.status().key,
+        new_generation: 1,
+    };
+    for replica in [1_u8, 2] {
+        world.say(usize::from(replica), own.clone());
+        assert_eq!(world.up.status().phase, Phase::Active);
+        assert!(matches!(
+            world.state(replica),
+            ReplicaState::Connecting {
+                mode: Mode::Offline,
+                ..
+            }
+        ));
+    }
+}
+
+#[test]
 fn one_replica_alone_does_not_fence_with_the_same_generation_but_two_do() {
     let mut world = World::active();
     world.say(1, no_longer_active(1));

@@ -84,6 +84,7 @@ impl Upstairs {
                 if nobody(self)
                     && let Some(who) = self.quorum(Step::LiveRepairReady)
                 {
+                    self.jobs.all_given_up();
                     let what = "all replicas were given up: they are made equal as at activation; \
                                 writes that no flush covered may be lost";
                     Self::tell(what.to_owned(), out);
@@ -242,6 +243,7 @@ impl Upstairs {
                 .count(|slot| slot.state != super::status::JobState::Done)
                 as u32,
         };
+        let failed = if self.jobs.take_dropped() { 3 } else { failed };
         self.activation.down = None;
         self.let_go(&VolumeError::Deactivating, out);
         let result = if failed > 1 {

@@ -137,6 +137,10 @@ impl Upstairs {
             HeldKind::Flush { .. } if self.config.read_only => {
                 self.answer(request.token, Ok(Answer::Flushed), out);
             }
+            HeldKind::Flush { .. } if self.jobs.take_dropped() => {
+                let error = VolumeError::FlushFailed { failed: 3 };
+                self.answer(request.token, Err(error), out);
+            }
             HeldKind::Flush { snapshot } => {
                 self.flush(Some(request.token), snapshot, request.arrived);
             }

@@ -30,6 +30,8 @@ pub(super) struct Jobs {
     pub(super) unfenced_jobs: usize,
     pub(super) unfenced_bytes: usize,
     newest_fence: JobId,
+    /// Writes that the guest has its answer for are on no disk: its next flush must not succeed.
+    dropped: bool,
 }
 
 /// One job.
@@ -123,6 +125,7 @@ impl Jobs {
             unfenced_jobs: 0,
             unfenced_bytes: 0,
             newest_fence: JobId(0),
+            dropped: false,
         }
     }
 
@@ -211,10 +214,14 @@ impl Jobs {
             .filter(|job| job.is_fence())
             .last()?
             .id;
+        let mut writes = false;
         while self.list.front().is_some_and(|job| job.id <= fence) {
             let Some(job) = self.list.pop_front() else {
                 break;
             };
+            writes |= matches!(job.kind, Kind::Write { .. });
+            let reached = job.slots.iter().any(|slot| slot.state == JobState::Done);
+            self.dropped |= writes && job.is_fence() && !reached;
             self.bytes -= job.bytes;
             if self.retired.len() == RETIRED_SHOWN {
                 self.retired.pop_front();
@@ -225,9 +232,21 @@ impl Jobs {
         Some(fence)
     }
 
+    /// No replica is whole any more: what none of them has flushed may be lost.
+    pub(super) fn all_given_up(&mut self) {
+        let mut jobs = self.list.iter();
+        self.dropped |= jobs.any(|job| matches!(job.kind, Kind::Write { .. }));
+    }
+
+    /// Whether writes were dropped since this was asked last.
+    pub(super) fn take_dropped(&mut self) -> bool {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Forgets all jobs. The ids go on.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Job> + use<> {
         self.bytes = 0;
+        self.dropped = false;
         self.unfenced_jobs = 0;
         self.unfenced_bytes = 0;
         self.retired_through = JobId(self.next.0 - 1);

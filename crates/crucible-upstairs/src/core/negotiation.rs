@@ -273,6 +273,11 @@ impl Upstairs {
             };
             return self.stop(taken, out);
         }
+        if new_key == self.key {
+            // A second connection of our own: one that came late, or whose end has not been noticed.
+            let reason = "another connection of ours took its place".to_owned();
+            return self.lose(from, reason, out);
+        }
         let reason = format!(
             "it gave its region to session {}, generation {new_generation}",
             new_key.session
