@@ -140,8 +140,20 @@ fn run(disk: &CrashDisk, shape: Shape, options: Options, steps: &[Step], seen: &
     }
 }
 
-/// Opens what a crash left and compares it with what was promised. Answers what is wrong.
+/// The same, with a failed assertion as an answer, so that the seed is told.
 fn check(
+    after: &CrashDisk,
+    shape: Shape,
+    options: Options,
+    promise: &Promise,
+) -> Result<(), String> {
+    let checked = || compare(after, shape, options, promise);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(checked))
+        .unwrap_or_else(|_| Err(String::from("a block that nobody wrote, see above")))
+}
+
+/// Opens what a crash left and compares it with what was promised. Answers what is wrong.
+fn compare(
     after: &CrashDisk,
     shape: Shape,
     options: Options,
