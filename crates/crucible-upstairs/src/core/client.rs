@@ -369,6 +369,7 @@ impl Client {
     pub(super) fn status(&self) -> ReplicaStatus {
         ReplicaStatus {
             address: self.address,
+            leaving_for: self.leaving.map(|leaving| leaving.new),
             region: self.region.map(|region| region.uuid),
             repair_address: self.repair_address,
             state: self.state,

@@ -122,6 +122,8 @@ pub struct Status {
 pub struct ReplicaStatus {
     /// Where.
     pub address: SocketAddr,
+    /// Who will take its place as soon as the others have what was flushed with its help.
+    pub leaving_for: Option<SocketAddr>,
     /// Its region, once it is known.
     pub region: Option<Uuid>,
     /// Where it serves its extents, once it is known.
