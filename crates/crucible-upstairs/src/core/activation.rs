@@ -21,6 +21,8 @@ pub(super) struct Activation {
     down: Option<(Token, Option<JobId>)>,
     /// Since when two of three are ready.
     two_since: Option<Moment>,
+    /// A reconciliation of this activation has begun to stamp extents with its generation.
+    pub(super) stamped: bool,
     /// Why the volume stopped.
     pub(super) stopped: Option<VolumeError>,
 }
@@ -131,11 +133,14 @@ impl Upstairs {
         };
         let found = states().map(|state| state.generation).max().unwrap_or(0);
         let flush = states().map(|state| state.flush).max().unwrap_or(0);
-        if self.generation <= found {
+        let stamped = self.activation.stamped;
+        if self.generation < found || (self.generation == found && !stamped) {
             let requested = self.generation;
             return self.stop(VolumeError::GenerationTooLow { requested, found }, out);
         }
-        self.next_flush = flush.saturating_add(1);
+        // A number that was used in this activation is not used again, even if nobody is there who has it.
+        let used = if stamped { self.next_flush } else { 0 };
+        self.next_flush = flush.saturating_add(1).max(used);
         self.begin_reconciliation(who, out);
     }
 

@@ -4,8 +4,9 @@
 //! again; each step when all who take part have answered the one before. Several extents are in flight at once;
 //! the region servers do each step as it comes, and only echo its number.
 //!
-//! The source is stamped with a flush number that is then never used again: a replica that misses the first flush
-//! of the new session cannot look equal to those that have it.
+//! The source is stamped with the generation of this activation and a flush number that is then never used again: a
+//! replica that misses the first flush of the new session cannot look equal to those that have it, nor can one that
+//! was there when an earlier attempt broke off.
 
 use std::collections::VecDeque;
 
@@ -82,18 +83,12 @@ impl Upstairs {
             return;
         };
         let mut todo = VecDeque::new();
-        let mut found = 0;
         for index in 0..geometry.extent_count() {
             let states = PerClient::from_fn(|id| {
                 who[id]
                     .then(|| self.clients[id].extents.get(index as usize).copied())
                     .flatten()
             });
-            found = states
-                .iter()
-                .flatten()
-                .map(|state| state.generation)
-                .fold(found, u64::max);
             todo.extend(plan(ExtentId(index), &states));
         }
         self.reconciled = (0, todo.len() as u64);
@@ -107,13 +102,14 @@ impl Upstairs {
             format!("{} extents differ: making them equal", todo.len()),
             out,
         );
+        self.activation.stamped = true;
         self.reconcile = Some(Reconcile {
             who: who.clone(),
             todo,
             flight: Vec::new(),
             next: ReconciliationId(0),
             flush: self.next_flush_number(),
-            generation: self.generation.min(found.saturating_add(1)),
+            generation: self.generation,
         });
         self.advance_reconciliation(out);
     }
