@@ -68,10 +68,10 @@ pub struct WriteJob<'a> {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            pending_bytes: 8 << 20,
-            context_bytes: 16 << 20,
+            pending_bytes: 6 << 20,
+            context_bytes: 12 << 20,
             open_files: 256,
-            journal_bytes: 64 << 20,
+            journal_bytes: 256 << 20,
             background: true,
         }
     }
