@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::{ClientId, CrucibleError, JobId, ReadBlockContext, SessionId, UpstairsId};
 use crucible_upstairs::core::{
-    Action, Answer, BadData, Command, Config, Event, Phase, Plain, ReplaceResult, Report, Request,
-    Token, Upstairs, VolumeError,
+    Action, Answer, BadData, Command, Config, Event, Mismatch, Phase, Plain, ReplaceResult, Report,
+    Request, Token, Upstairs, VolumeError,
 };
 use uuid::Uuid;
 use vm_types::{Moment, Span};
@@ -478,8 +478,12 @@ impl World {
             | VolumeError::ReadOnly
             | VolumeError::SealFailed(_)
             | VolumeError::Full
-            | VolumeError::GenerationZero
-            | VolumeError::Mismatch { .. } => false,
+            | VolumeError::GenerationZero => false,
+            // One that has been taken over may know a machine that is another by now.
+            VolumeError::Mismatch { mismatch, .. } => {
+                matches!(mismatch, Mismatch::OtherRegion { .. })
+                    && self.operator.newest != Some(index)
+            }
             VolumeError::BadData { bad, start, count } => {
                 *bad != BadData::Length && self.may_be_bad(*start, *count)
             }

@@ -1,6 +1,6 @@
 //! The operator: starts upstairs, activates, replaces, takes over; and sees when all is well again.
 
-use crucible_upstairs::core::{Command, Phase, ReplicaState, VolumeError};
+use crucible_upstairs::core::{Command, Phase, ReplicaState, Status, VolumeError};
 use vm_types::{Moment, Span};
 
 use super::hosts::Life;
@@ -216,12 +216,7 @@ impl World {
             return;
         };
         let (life, since, again) = (host.life, host.since, host.again);
-        let whole = life == Life::Active
-            && host
-                .status()
-                .replicas
-                .iter()
-                .all(|replica| replica.state == ReplicaState::Active);
+        let whole = life == Life::Active && self.all_serve(&host.status());
         if whole && self.operator.incomplete {
             self.operator.incomplete = false;
             self.note(|| "the volume is whole again".into());
@@ -259,6 +254,14 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether all that are configured are in use. Who is replaced may stay for a while.
+    fn all_serve(&self, status: &Status) -> bool {
+        let mut pairs = status.replicas.iter().zip(self.operator.targets);
+        pairs.all(|(replica, node)| {
+            replica.state == ReplicaState::Active && replica.address == address_of(node)
+        })
     }
 
     fn replace(&mut self, index: usize, slot: usize, spare: usize) {
@@ -360,10 +363,7 @@ impl World {
                 && status.phase == Phase::Active
                 && !status.live_repairing
                 && !status.reconciling
-                && status
-                    .replicas
-                    .iter()
-                    .all(|replica| replica.state == ReplicaState::Active)
+                && self.all_serve(&status)
         }) && self.operator.lost.is_none()
             && !self.operator.incomplete
             && self.hosts.iter().filter(|host| host.is_alive()).count() == 1
