@@ -102,7 +102,7 @@ fn a_generation_must_be_higher_than_any_on_the_disks_and_both_are_named() {
     );
     assert_eq!(
         error.to_string(),
-        "generation 5 is too low: the regions were last used at 5; use 6 or higher"
+        "generation 5 is too low: the regions were used at 5 or later; use 6 or higher"
     );
     let read = world.read(0, 1);
     assert!(matches!(world.answer(read), Err(VolumeError::Stopped(_))));
@@ -274,6 +274,35 @@ fn end_of_file_after_promotion_is_told_as_a_generation_that_may_be_too_low() {
             if reason.contains("generation 3") && reason.contains("use a higher one"))
     });
     assert!(told, "{:?}", world.reports);
+}
+
+#[test]
+fn two_that_refuse_the_generation_again_and_again_end_the_activation() {
+    let mut world = World::new();
+    let token = world.activate(3);
+    for _ in 0..60 {
+        for client in [0, 2] {
+            world.step_dial(client);
+            for _ in 0..10 {
+                if world.state(client as u8) == connecting(Mode::New, Step::WaitForPromote) {
+                    world.cut(client);
+                }
+                world.step_replica(client);
+                world.step_upstairs(client);
+            }
+        }
+        if world.is_answered(token) {
+            break;
+        }
+        world.pass(Span::from_secs(1));
+    }
+    assert_eq!(
+        world.answer(token),
+        Err(VolumeError::GenerationTooLow {
+            requested: 3,
+            found: 3
+        })
+    );
 }
 
 fn no_longer_active(new_generation: u64) -> Message {

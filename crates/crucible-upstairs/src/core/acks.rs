@@ -265,14 +265,20 @@ impl Upstairs {
         let Kind::Flush { snapshot, .. } = &job.kind else {
             return None;
         };
-        let (mut whole, mut done, mut failed, mut working) = (0, 0, 0, 0);
+        let (mut whole, mut partial, mut done, mut failed, mut working) = (0, 0, 0, 0, 0);
         for client in self.clients.iter() {
             let slot = &job.slots[client.id];
             match slot.state {
-                JobState::Done => {
+                // What was done in part is whole when the repair is: its own last flush comes after this one.
+                JobState::Done if slot.limit.is_none() || client.is_active() => {
                     done += 1;
-                    whole += u32::from(slot.limit.is_none() && client.leaving.is_none());
+                    whole += u32::from(client.leaving.is_none());
                 }
+                JobState::Done if client.is_repairing() => {
+                    done += 1;
+                    partial += 1;
+                }
+                JobState::Done => failed += 1,
                 JobState::Skipped | JobState::Failed => failed += 1,
                 JobState::Waiting | JobState::Sent => working += u32::from(client.takes_jobs()),
             }
@@ -294,7 +300,7 @@ impl Upstairs {
                 }))),
             };
         }
-        if whole >= 2 || done == 3 {
+        if whole >= 2 || (done == 3 && partial == 0) {
             return Some(Verdict::Reached(Ok(())));
         }
         if failed > 1 {
@@ -305,6 +311,9 @@ impl Upstairs {
                 (0, 2) if self.phase == Phase::Active => None,
                 _ => Some(Verdict::Reached(Err(VolumeError::FlushFailed { failed }))),
             };
+        }
+        if partial > 0 {
+            return None; // One disk has everything; the repair of the other is waited for.
         }
         let finished = done + failed == 3;
         let enough = done >= 2 && whole >= 1 && working == 0;

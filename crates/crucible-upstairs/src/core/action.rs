@@ -215,11 +215,11 @@ pub enum VolumeError {
     #[error("generation 0 is not allowed; use 1 or higher")]
     GenerationZero,
     /// Somebody used the volume with this generation or a higher one.
-    #[error("generation {requested} is too low: the regions were last used at {found}; use {} or higher", .found.saturating_add(1))]
+    #[error("generation {requested} is too low: the regions were used at {found} or later; use {} or higher", .found.saturating_add(1))]
     GenerationTooLow {
         /// As asked.
         requested: u64,
-        /// On the disks.
+        /// On the disks; as requested, where the region servers only refuse and do not say.
         found: u64,
     },
     /// Another upstairs has taken over.

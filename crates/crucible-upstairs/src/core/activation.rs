@@ -56,6 +56,7 @@ impl Upstairs {
             let client = &mut self.clients[id];
             client.reset(synced_through);
             client.region = None;
+            client.refusals = 0;
             client.set_state(ReplicaState::Connecting {
                 mode: Mode::New,
                 step: Step::WaitConnect,
@@ -245,7 +246,7 @@ impl Upstairs {
             Some(job) if !job.is_finished() => return,
             Some(job) => job
                 .slots
-                .count(|slot| slot.state != super::status::JobState::Done)
+                .count(|slot| slot.state != super::status::JobState::Done || slot.limit.is_some())
                 as u32,
         };
         let failed = if self.jobs.take_dropped() { 3 } else { failed };

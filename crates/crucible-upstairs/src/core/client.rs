@@ -50,6 +50,8 @@ pub(super) struct Client {
     /// Reconnects since the last good link.
     attempts: u32,
     pub(super) last_loss: Option<String>,
+    /// How often in a row it closed when it was to promote us.
+    pub(super) refusals: u32,
     /// Its region, as it said last.
     pub(super) region: Option<RegionDefinition>,
     pub(super) repair_address: Option<SocketAddr>,
@@ -149,6 +151,7 @@ impl Client {
             line: Line::None,
             attempts: 0,
             last_loss: None,
+            refusals: 0,
             region: None,
             repair_address: None,
             extents: Vec::new(),

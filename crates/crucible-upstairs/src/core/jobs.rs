@@ -205,12 +205,12 @@ impl Jobs {
         self.retired_through
     }
 
-    /// Forgets all jobs up to the newest fence that is finished everywhere, and names that fence.
+    /// Forgets all jobs up to the newest fence that is finished everywhere and answered, and names that fence.
     pub(super) fn retire(&mut self) -> Option<JobId> {
         let fence = self
             .list
             .iter()
-            .take_while(|job| job.is_finished())
+            .take_while(|job| job.is_finished() && job.token.is_none())
             .filter(|job| job.is_fence())
             .last()?
             .id;

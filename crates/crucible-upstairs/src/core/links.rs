@@ -3,12 +3,15 @@
 
 use crucible_protocol::{ClientId, Message};
 
-use super::action::Actions;
+use super::action::{Actions, VolumeError};
 use super::dependencies::DependencyMap;
 use super::dispatch::record;
 use super::event::LinkLoss;
 use super::status::{JobState, Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
+
+/// A session that has the region may be half gone itself: so often, over some seconds, a refusal is tried again.
+const REFUSALS_MAX: u32 = 6;
 
 impl Upstairs {
     /// The dialed link is there: greets.
@@ -31,8 +34,9 @@ impl Upstairs {
 
     /// The link is gone by itself.
     pub(super) fn link_down(&mut self, id: ClientId, loss: LinkLoss, out: &mut Actions) {
+        let refused = loss == LinkLoss::Closed && self.clients[id].is_at(Step::WaitForPromote);
         let reason = match loss {
-            LinkLoss::Closed if self.clients[id].is_at(Step::WaitForPromote) => format!(
+            LinkLoss::Closed if refused => format!(
                 "closed when generation {} was to be promoted: another upstairs of the same or a higher \
                  generation may hold the region; if so, use a higher one",
                 self.generation
@@ -41,8 +45,21 @@ impl Upstairs {
             LinkLoss::Failed(why) => why,
             LinkLoss::Malformed(why) => format!("it sent what is not a message: {why}"),
         };
+        self.clients[id].refusals += u32::from(refused);
         self.clients[id].disconnect(self.now, false, out);
         self.lose(id, reason, out);
+        self.accept_refusal(out);
+    }
+
+    /// A region server refuses a generation without a word. When two do so again and again, it is no accident, and
+    /// they will not change their minds.
+    fn accept_refusal(&mut self, out: &mut Actions) {
+        let refusing = self.clients.count(|client| client.refusals >= REFUSALS_MAX);
+        if self.phase == Phase::Activating && refusing >= 2 {
+            let requested = self.generation;
+            let found = requested;
+            self.stop(VolumeError::GenerationTooLow { requested, found }, out);
+        }
     }
 
     /// Gives the link up, and dials again. What a replica missed in a short absence is kept for it.

@@ -87,6 +87,7 @@ impl Upstairs {
                 }
                 let client = &mut self.clients[from];
                 client.fenced = false;
+                client.refusals = 0;
                 client.say(Message::RegionInfoPlease, out);
                 client.set_step(Step::WaitForRegionInfo);
             }
