@@ -169,7 +169,9 @@ impl World {
             Fault::Rot => self.rot(),
             Fault::Loss => {
                 let node = self.any_target();
+                // Who takes a whole replica away before the new one has its data has lost one already.
                 let allowed = self.operator.lost.is_none()
+                    && !self.operator.incomplete
                     && self.rotten.is_none_or(|rotten| rotten == node)
                     && self
                         .nodes
@@ -333,7 +335,7 @@ impl World {
     fn rot(&mut self) -> bool {
         let target = self.any_target();
         let index = *self.rotten.get_or_insert(target);
-        if self.operator.lost.is_some_and(|lost| lost != index) {
+        if self.operator.lost.is_some_and(|lost| lost != index) || self.operator.incomplete {
             return false;
         }
         let geometry = self.setup.geometry;

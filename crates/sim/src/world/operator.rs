@@ -321,8 +321,12 @@ impl World {
             .hosts
             .get(index)
             .is_some_and(|host| host.life == Life::Active && host.frozen.is_none());
+        // With a rotten disk beside it, a replica that leaves early may be the last that has a block in good state.
+        let may_leave = self
+            .rotten
+            .is_none_or(|rotten| self.operator.targets.get(slot) == Some(&rotten));
         match spare {
-            Some(spare) if usable && self.operator.lost.is_none() => {
+            Some(spare) if usable && may_leave && self.operator.lost.is_none() => {
                 self.replace(index, slot, spare);
                 true
             }
