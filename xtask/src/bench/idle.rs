@@ -47,7 +47,7 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
             ours: around as f64 / f64::from(1 << 20),
             theirs: None,
             unit: "MiB".to_owned(),
-            bound: Bound::AtMost(24.0),
+            bound: Bound::AtMost(20.0),
         },
     ])
 }
