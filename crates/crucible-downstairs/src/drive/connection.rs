@@ -16,6 +16,8 @@ use crate::core::ConnectionId;
 
 /// Room for what one read brings.
 const READ_BYTES: usize = 128 << 10;
+/// Of a frame that was only announced, so much room is made before it comes.
+const BELIEVED_BYTES: usize = 4 << 20;
 /// The longest frame of a peer that has not come to terms yet: the first words are short.
 const FIRST_FRAME_BYTES: u32 = 1 << 20;
 /// A peer that takes none of its answers for so long is gone.
@@ -227,9 +229,10 @@ impl Intake {
     fn make_room(&mut self) {
         let missing = self.decoder.missing(&self.buffer).unwrap_or_default();
         let room = self.buffer.capacity() - self.buffer.len();
-        // A frame that is longer than what is left gets room for all of it at once, so that it is moved once.
-        if room < missing.max(READ_BYTES / 8) {
-            self.buffer.reserve(missing.max(READ_BYTES));
+        // A long frame gets room for all of it at once, so that it is moved once; a very long one as it comes.
+        if room < READ_BYTES / 8 {
+            let believed = missing.min(self.buffer.len().max(BELIEVED_BYTES));
+            self.buffer.reserve(believed.max(READ_BYTES));
         }
     }
 

@@ -21,6 +21,8 @@ use crate::core::{LinkId, LinkLoss};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Room that is made before a read; a larger frame makes room for itself.
 const READ_BYTES: usize = 256 << 10;
+/// Of a frame that was only announced, so much room is made before it comes.
+const BELIEVED_BYTES: usize = 4 << 20;
 /// Data up to this size is copied behind its head; larger data goes out from where it is.
 const COPY_BYTES: usize = 2 << 10;
 /// Most pieces of one vectored write.
@@ -172,8 +174,10 @@ impl Connection {
                 }
             }
             let missing = self.decoder.missing(&self.received).unwrap_or(0);
-            if self.received.capacity() - self.received.len() < missing.max(READ_BYTES / 4) {
-                self.received.reserve(missing.max(READ_BYTES));
+            // A long frame gets room for all of it at once, so that it is moved once; a very long one as it comes.
+            if self.received.capacity() - self.received.len() < READ_BYTES / 4 {
+                let believed = missing.min(self.received.len().max(BELIEVED_BYTES));
+                self.received.reserve(believed.max(READ_BYTES));
             }
             let read = pin!(self.stream.read_buf(&mut self.received));
             let read = match (read.poll(cx), self.broken.take()) {
