@@ -20,6 +20,8 @@ const MISALIGNED: u32 = 1 << 17;
 /// IE of the x87 status word.
 const INVALID: u16 = 1;
 const PAGE_FAULT: u64 = 14;
+/// ZF.
+const ZERO: u64 = 1 << 6;
 
 /// Everything in which the outcomes differ and must not, as text; empty when they agree.
 pub(crate) fn differences(
@@ -42,6 +44,14 @@ pub(crate) fn differences(
         return found;
     }
     if open.host_may_fault && matches!(host.vector, 12..=14) {
+        return found;
+    }
+    // Linux has a segment whose limit is the processor's number; the guest's table has none at that place.
+    let asks = matches!(
+        generated.instruction.mnemonic(),
+        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw
+    );
+    if asks && host.state.rflags() & !soft.state.rflags() & ZERO != 0 {
         return found;
     }
     let x87_open = open.mmx_of_simd_fault && host.vector == 19 && soft.vector == 19;
