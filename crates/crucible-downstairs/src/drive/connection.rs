@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use crucible_protocol::Message;
-use crucible_protocol::wire::{Decoder, FRAME_MAX};
+use crucible_protocol::wire::Decoder;
 use tokio::net::TcpStream;
 
 use super::hub::Hub;
@@ -246,7 +246,7 @@ impl Intake {
                         message,
                         Message::LastFlush { .. } | Message::ExtentVersionsPlease
                     ) {
-                        self.decoder = Decoder::with_limit(FRAME_MAX);
+                        self.decoder = self.hub.decoder;
                     }
                     self.messages.push_back(message);
                 }

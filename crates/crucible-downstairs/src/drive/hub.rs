@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crucible_protocol::Message;
+use crucible_protocol::wire::Decoder;
 use tokio::sync::Notify;
 use vm_types::{Clock, Moment};
 
@@ -17,6 +18,8 @@ use crate::core::{Action, ConnectionId, Event, Outcome, Server, Ticket};
 /// The core with its surroundings. Shared by all tasks and threads of one server.
 pub(super) struct Hub {
     state: Mutex<State>,
+    /// Takes what a session about this region may say.
+    pub(super) decoder: Decoder,
     clock: Clock,
     executor: Arc<Executor>,
     /// Set once; the threads need the hub to report to.
@@ -42,8 +45,14 @@ struct State {
 }
 
 impl Hub {
-    pub(super) fn new(server: Server, clock: Clock, executor: Arc<Executor>) -> Self {
+    pub(super) fn new(
+        server: Server,
+        decoder: Decoder,
+        clock: Clock,
+        executor: Arc<Executor>,
+    ) -> Self {
         Self {
+            decoder,
             state: Mutex::new(State {
                 server,
                 links: HashMap::new(),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crucible_protocol::wire::Decoder;
 use crucible_protocol::{GeometryError, REPAIR_PORT_OFFSET};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -137,7 +138,12 @@ pub async fn serve(region: Arc<Region>, config: Config) -> Result<Serving, Serve
     let server = Server::new(facts, region.promoted_generation(), config.limits)?;
     let seed = RandomState::new().hash_one(address);
     let executor = Arc::new(Executor::new(Arc::clone(&region), config.faults, seed));
-    let hub = Arc::new(Hub::new(server, Clock::monotonic(), Arc::clone(&executor)));
+    let hub = Arc::new(Hub::new(
+        server,
+        Decoder::for_region(&region.geometry()),
+        Clock::monotonic(),
+        Arc::clone(&executor),
+    ));
     let report: Arc<Report> = {
         // The hub owns the threads; they must not own it.
         let hub = Arc::downgrade(&hub);
