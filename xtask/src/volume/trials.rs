@@ -62,7 +62,7 @@ fn fill_and_verify(programs: &Programs) -> Result<String, String> {
     let mut fleet = Fleet::start(programs, "fill-and-verify", Shape::SMALL)?;
     let log = fleet.directory().join("log.json").display().to_string();
     fleet.run("fill", &["--verify-out", &log])?;
-    fleet.run("verify", &["--verify-in", &log])?;
+    verified(&mut fleet, &log)?;
     // Under way, one goes and comes back in time to be brought up to date by replay.
     fleet.run(
         "replay",
@@ -73,9 +73,9 @@ fn fill_and_verify(programs: &Programs) -> Result<String, String> {
         "repair",
         &["--verify-in", &log, "--verify-out", &log, "--count", "2"],
     )?;
-    let said = fleet.run("verify", &["--verify-in", &log])?;
+    let said = verified(&mut fleet, &log)?;
     settled(&mut fleet)?;
-    Ok(format!("{} blocks verified", said["good_blocks"]))
+    Ok(said)
 }
 
 fn reconcile(programs: &Programs) -> Result<String, String> {
@@ -88,9 +88,9 @@ fn reconcile(programs: &Programs) -> Result<String, String> {
     std::fs::rename(&lost, &old).map_err(|error| format!("{}: {error}", lost.display()))?;
     make_again(programs, &fleet, 1)?;
     fleet.serve()?;
-    let said = fleet.run("verify", &["--verify-in", &log])?;
+    let said = verified(&mut fleet, &log)?;
     settled(&mut fleet)?;
-    Ok(format!("{} blocks verified", said["good_blocks"]))
+    Ok(said)
 }
 
 /// Makes an empty region in the place of a lost one.
@@ -131,12 +131,9 @@ fn killed_at_random(programs: &Programs) -> Result<String, String> {
         fleet.restart(round % 3)?;
     }
     load.finish()?;
-    let said = fleet.run("verify", &["--verify-in", &log])?;
+    let said = verified(&mut fleet, &log)?;
     settled(&mut fleet)?;
-    Ok(format!(
-        "{ROUNDS} kills, {} blocks verified",
-        said["good_blocks"]
-    ))
+    Ok(format!("{ROUNDS} kills, {said}"))
 }
 
 fn takeover(programs: &Programs) -> Result<String, String> {
@@ -151,7 +148,7 @@ fn takeover(programs: &Programs) -> Result<String, String> {
     if !complaint.contains("has taken the volume over") {
         return Err(format!("the first one says only: {complaint}"));
     }
-    fleet.run("verify", &["--verify-in", &log])?;
+    verified(&mut fleet, &log)?;
     settled(&mut fleet)?;
     Ok("the older one stopped and said why".to_owned())
 }
@@ -179,10 +176,20 @@ fn wrong_key(programs: &Programs) -> Result<String, String> {
         Err(said) => return Err(format!("not refused for its key: {said}")),
     }
     fleet.skip_generations(100);
-    fleet.run("verify", &["--verify-in", &log])?;
+    verified(&mut fleet, &log)?;
     fleet.end()?;
     fleet.verify_regions()?;
     Ok("refused, and the right key still reads all".to_owned())
+}
+
+/// Reads the volume, which was filled before: every block must be known and right.
+fn verified(fleet: &mut Fleet<'_>, log: &str) -> Result<String, String> {
+    let blocks = Shape::SMALL.bytes() / u64::from(Shape::SMALL.block_size);
+    let said = fleet.run("verify", &["--verify-in", log])?;
+    if said["good_blocks"].as_u64() != Some(blocks) {
+        return Err(format!("of {blocks} blocks not all were verified: {said}"));
+    }
+    Ok(format!("{blocks} blocks verified"))
 }
 
 /// At the end of a trial: an orderly stop, sound regions, three times the same bytes.
