@@ -8,8 +8,7 @@ use benches::{Figure, report};
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::{
     BlockContext, BlockIndex, Decoder, EncryptionContext, JobId, Message, ReadBlockContext,
-    ReadResponseHeader, SessionId, SessionKey, SharedWrite, UpstairsId, WireError, WriteHeader,
-    WriteKind,
+    ReadResponseHeader, SessionId, SessionKey, UpstairsId, WireError, WriteHeader,
 };
 use uuid::Uuid;
 
@@ -51,24 +50,6 @@ fn main() -> Result<(), WireError> {
             Ok(started.elapsed())
         })?;
         figure(&format!("decode, {name}"), decode);
-    }
-
-    if let Message::Write { header, data } = &write {
-        let mut out = BytesMut::with_capacity(1 << 20);
-        let shared = best(rounds, || {
-            out.clear();
-            let started = Instant::now();
-            for _ in 0..BATCH {
-                let (kind, contexts) = (WriteKind::All, &header.contexts);
-                let (key, job, start) = (header.key, header.job, header.start);
-                let write = SharedWrite::new(kind, key, job, start, contexts, data.clone());
-                for _ in 0..3 {
-                    std::hint::black_box(write.encode_head(&header.dependencies, &mut out));
-                }
-            }
-            Ok(started.elapsed())
-        })?;
-        figure("encode, 4K write for three", shared);
     }
     Ok(())
 }

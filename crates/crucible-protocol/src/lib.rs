@@ -60,7 +60,7 @@ pub use error::{CrucibleError, NegotiationError};
 pub use geometry::{ExtentSize, Geometry, GeometryError, RegionDefinition};
 pub use ids::{BlockIndex, ClientId, ExtentId, JobId, ReconciliationId, SessionId, UpstairsId};
 pub use message::{ExtentState, Message, ReadResponseHeader, SessionKey, WriteHeader};
-pub use wire::{Decoder, SharedWrite, WireError, WriteKind};
+pub use wire::{Decoder, WireError};
 
 /// The version of the messages that this crate speaks.
 pub const MESSAGE_VERSION: u32 = 13;

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `frame` (what a driver calls: [`encode_into`](crate::Message::encode_into),
 //! [`encode_head`](crate::Message::encode_head),
-//! [`SharedWrite`], [`Decoder`]), `tables` (which fields a message has, in which order), `field` (what fields are
+//! [`Decoder`]), `tables` (which fields a message has, in which order), `field` (what fields are
 //! made of), `error` (what is wrong with bytes that are no message).
 //!
 //! A message is head and data. The data of writes and of answers to reads is never copied: a sender sends the head
@@ -16,7 +16,6 @@ mod field;
 mod tables;
 
 pub use decode::Decoder;
-pub use encode::{SharedWrite, WriteKind};
 pub use error::{FieldFault, WireError};
 
 /// The longest frame, in bytes, its length word included.

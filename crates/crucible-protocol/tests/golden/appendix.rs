@@ -1,11 +1,10 @@
 //! Appendix A, in its order; the hashes that it gives.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crucible_protocol::context::{hash, integrity_hash};
 use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, EncryptionContext, ExtentSize, ExtentState, JobId,
-    Message, NegotiationError, ReadBlockContext, ReadResponseHeader, RegionDefinition, SharedWrite,
-    WriteHeader, WriteKind,
+    Message, NegotiationError, ReadBlockContext, ReadResponseHeader, RegionDefinition, WriteHeader,
 };
 use uuid::Uuid;
 
@@ -290,52 +289,6 @@ fn failures_and_repair_are_as_the_reference_says_them() {
         "55 00 00 00 16 00 00 00 <UUIDS> eb 03 00 00 00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 00",
         &[],
     );
-}
-
-#[test]
-fn a_shared_write_is_the_write_that_it_stands_for() {
-    let contexts = vec![BlockContext::plain(&ZEROS); 2];
-    let data = Bytes::from_static(&[0; 1024]);
-    for (kind, dependencies) in [
-        (WriteKind::All, vec![]),
-        (WriteKind::Unwritten, vec![JobId(3), JobId(9)]),
-    ] {
-        let shared = SharedWrite::new(
-            kind,
-            key(),
-            JobId(7),
-            BlockIndex(5),
-            &contexts,
-            data.clone(),
-        );
-        let header = WriteHeader {
-            key: key(),
-            job: JobId(7),
-            dependencies: dependencies.clone(),
-            start: BlockIndex(5),
-            contexts: contexts.clone(),
-        };
-        let message = match kind {
-            WriteKind::All => Message::Write {
-                header,
-                data: data.clone(),
-            },
-            WriteKind::Unwritten => Message::WriteUnwritten {
-                header,
-                data: data.clone(),
-            },
-        };
-        let (mut expected, mut found) = (BytesMut::new(), BytesMut::new());
-        assert_eq!(
-            message.encode_head(&mut expected),
-            shared.encode_head(&dependencies, &mut found)
-        );
-        assert_eq!(expected, found);
-        assert_eq!(
-            message.encoded_len(),
-            shared.encoded_len(dependencies.len())
-        );
-    }
 }
 
 #[test]
