@@ -5,9 +5,7 @@ use crucible_protocol::layout::{
     ActiveSlots, ExtentLayout, ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot, StoredContext,
     active_after_crash, decode_region, encode_region,
 };
-use crucible_protocol::{
-    Decoder, Geometry, Message, SharedWrite, WireError, WriteHeader, WriteKind, context,
-};
+use crucible_protocol::{Decoder, Geometry, Message, WireError, context};
 
 /// A connection or a file as the reference leaves it.
 macro_rules! recorded {
@@ -106,33 +104,8 @@ fn sound(message: &Message) {
     let data = message.encode_head(&mut parts);
     parts.put_slice(&data);
     assert_eq!(parts, whole, "{}", message.name());
-    let shared = match message {
-        Message::Write { header, data } => Some(share(WriteKind::All, header, data)),
-        Message::WriteUnwritten { header, data } => Some(share(WriteKind::Unwritten, header, data)),
-        _ => None,
-    };
-    assert!(
-        shared.is_none_or(|shared| shared == whole),
-        "{}",
-        message.name()
-    );
     let again = Decoder::default().decode(&mut whole);
     assert_eq!(again, Ok(Some(message.clone())));
-}
-
-fn share(kind: WriteKind, header: &WriteHeader, data: &bytes::Bytes) -> BytesMut {
-    let WriteHeader {
-        key,
-        job,
-        dependencies,
-        start,
-        contexts,
-    } = header;
-    let shared = SharedWrite::new(kind, *key, *job, *start, contexts, data.clone());
-    let mut frame = BytesMut::new();
-    let data = shared.encode_head(dependencies, &mut frame);
-    frame.put_slice(&data);
-    frame
 }
 
 /// The text of region.json.
