@@ -75,6 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         console: Arc::new(Terminal),
         debug: Arc::new(Discard),
         events: sender.clone(),
+        backends: Default::default(),
     };
     let built = build(&Soft, config, &ports);
     std::fs::remove_file(&file)?;

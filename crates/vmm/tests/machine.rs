@@ -70,6 +70,7 @@ fn run(config: MachineConfig, script: Vec<Step>) -> (u8, String) {
         console: said.clone(),
         debug: Arc::new(Discard),
         events: sender.clone(),
+        backends: Default::default(),
     };
     let fake = Fake {
         scripts: vec![script],
@@ -150,6 +151,7 @@ fn configured_devices_sit_where_they_are_told() {
         console: Arc::new(Discard),
         debug: Arc::new(Discard),
         events: sender.clone(),
+        backends: Default::default(),
     };
     let mut script = Vec::new();
     for slot in [0u32, 1, 4, 5, 6, 7] {
@@ -186,6 +188,7 @@ fn a_backend_that_brings_its_chips_gets_none_of_ours() {
         console: Arc::new(Discard),
         debug: Arc::new(Discard),
         events: sender,
+        backends: Default::default(),
     };
     // It says that it has clocks, which therefore nobody else claims; its scripts find the ports empty.
     let fake = Fake {
@@ -213,6 +216,7 @@ fn what_cannot_be_built_is_refused_by_name() {
             console: Arc::new(Discard),
             debug: Arc::new(Discard),
             events: sender,
+            backends: Default::default(),
         };
         build(&Fake::default(), config, &ports).unwrap_err()
     };
@@ -254,6 +258,7 @@ fn a_halted_machine_ends_on_request() {
         console: Arc::new(Discard),
         debug: Arc::new(Discard),
         events: sender.clone(),
+        backends: Default::default(),
     };
     let mut machine = build(&Fake::default(), config(), &ports).unwrap();
     let button = machine.power_button();

@@ -7,7 +7,7 @@ use devices::serial::SerialPeer;
 use super::boot;
 use super::clockwork::Clockwork;
 use super::config::MachineConfig;
-use super::disks;
+use super::disks::{self, Backends};
 use super::error::BuildError;
 use super::extras::ExtraPorts;
 use super::firmware::{CpuIdentity, Tables};
@@ -28,6 +28,8 @@ pub struct BuildPorts {
     pub debug: Arc<dyn SerialPeer>,
     /// Where the machine's events go: to the driver of its life.
     pub events: EventSender,
+    /// Backends of the disks that are not opened here but [given](super::config::DiskKind::Given).
+    pub backends: Backends,
 }
 
 impl std::fmt::Debug for BuildPorts {
@@ -61,7 +63,7 @@ pub fn build(
         what: "timer thread",
         source,
     })?;
-    let disks = disks::open(&config.disks)?;
+    let disks = disks::open(&config.disks, &ports.backends)?;
     tracing::info!(
         name = config.name,
         hypervisor = hypervisor.name(),
@@ -128,6 +130,7 @@ pub fn build(
     })?;
     Ok(Pc {
         config,
+        disks,
         layout,
         tables,
         memory: made.memory,

@@ -98,7 +98,7 @@ pub struct ExitPolicy {
 /// One disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiskConfig {
-    /// Logical block in bytes.
+    /// Logical block in bytes. A given backend has its own.
     pub block_size: u32,
     /// Refuse writes.
     pub read_only: bool,
@@ -132,6 +132,9 @@ pub enum DiskKind {
     },
     /// A ready image, read-only.
     Image(Arc<[u8]>),
+    /// A backend that whoever builds the machine brings along, by the disk's name
+    /// ([`BuildPorts::backends`](super::BuildPorts::backends)).
+    Given,
 }
 
 impl std::fmt::Debug for DiskKind {
@@ -149,6 +152,7 @@ impl std::fmt::Debug for DiskKind {
                 .finish(),
             Self::Null { bytes } => f.debug_struct("Null").field("bytes", bytes).finish(),
             Self::Image(image) => write!(f, "Image({} bytes)", image.len()),
+            Self::Given => f.write_str("Given"),
         }
     }
 }

@@ -1,23 +1,25 @@
 //! Disks, from configuration to handles.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use block::{Disk, FileOptions, NullReads, OpenError};
+use block::{Backend, Disk, FileOptions, NullReads};
 
 use super::config::{DiskConfig, DiskKind};
 use super::error::BuildError;
 
-/// Opens all disks. Files are locked while a handle lives.
+/// Backends that come from outside, by the names of their disks.
+pub type Backends = BTreeMap<String, Arc<dyn Backend>>;
+
+/// Opens all disks but those that are given. Files are locked while a handle lives.
 pub(super) fn open(
     configs: &BTreeMap<String, DiskConfig>,
+    given: &Backends,
 ) -> Result<BTreeMap<String, Disk>, BuildError> {
     configs
         .iter()
         .map(|(name, config)| {
-            let disk = open_one(config).map_err(|source| BuildError::Disk {
-                name: name.clone(),
-                source,
-            })?;
+            let disk = open_one(name, config, given)?;
             let info = disk.info();
             tracing::info!(
                 disk = name,
@@ -31,18 +33,28 @@ pub(super) fn open(
         .collect()
 }
 
-fn open_one(config: &DiskConfig) -> Result<Disk, OpenError> {
-    let mut disk = match &config.kind {
+fn open_one(name: &str, config: &DiskConfig, given: &Backends) -> Result<Disk, BuildError> {
+    let opened = match &config.kind {
         DiskKind::File { path, workers } => Disk::file(&FileOptions {
             block_size: config.block_size,
             read_only: config.read_only,
             workers: *workers,
             ..FileOptions::new(path)
-        })?,
-        DiskKind::Memory { bytes, .. } => Disk::memory(config.block_size, *bytes)?,
-        DiskKind::Null { bytes } => Disk::null(config.block_size, *bytes, NullReads::default())?,
-        DiskKind::Image(image) => Disk::image(config.block_size, image)?,
+        }),
+        DiskKind::Memory { bytes, .. } => Disk::memory(config.block_size, *bytes),
+        DiskKind::Null { bytes } => Disk::null(config.block_size, *bytes, NullReads::default()),
+        DiskKind::Image(image) => Disk::image(config.block_size, image),
+        DiskKind::Given => {
+            let backend = given.get(name).ok_or_else(|| BuildError::NoBackend {
+                name: name.to_owned(),
+            })?;
+            Ok(Disk::new(backend.clone()))
+        }
     };
+    let mut disk = opened.map_err(|source| BuildError::Disk {
+        name: name.to_owned(),
+        source,
+    })?;
     if config.read_only {
         disk = disk.read_only();
     }

@@ -47,6 +47,12 @@ pub enum BuildError {
         /// Why.
         source: block::OpenError,
     },
+    /// A disk whose backend was to be brought along.
+    #[error("[block_dev.{name}]: nobody has opened it")]
+    NoBackend {
+        /// Its name.
+        name: String,
+    },
     /// Two devices want the same ports or addresses.
     #[error(transparent)]
     Space(#[from] SpaceError),

@@ -30,6 +30,7 @@ mod pc;
 
 pub use boot::check_kernel;
 pub use build::{BuildPorts, build};
+pub use disks::Backends;
 pub use error::BuildError;
 pub use io::Unclaimed;
 pub use pc::{Pc, PowerButton};

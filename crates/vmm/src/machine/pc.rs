@@ -1,8 +1,10 @@
 //! A whole machine, as the life cycle moves it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use block::Disk;
 use devices::chipset::PowerManagement;
 use devices::lifecycle::Lifecycle;
 use devices::pci::{ConfigPorts, Topology};
@@ -23,6 +25,7 @@ use crate::vcpu::Crew;
 /// A PC: memory, vCPUs, devices. Made by [`super::build`].
 pub struct Pc {
     pub(super) config: MachineConfig,
+    pub(super) disks: BTreeMap<String, Disk>,
     pub(super) layout: Layout,
     pub(super) tables: Tables,
     pub(super) memory: GuestMemory,
@@ -62,6 +65,16 @@ impl Pc {
     /// The power button.
     pub fn power_button(&self) -> PowerButton {
         PowerButton(Arc::downgrade(&self.power))
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Its disks, by name: for statistics. They are the machine's to use.
+    pub fn disks(&self) -> &BTreeMap<String, Disk> {
+        &self.disks
     }
 
     /// Guest memory.
