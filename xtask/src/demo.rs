@@ -14,7 +14,7 @@ use clap::Args;
 use crate::guest::console::{Console, Show};
 use crate::guest::initramfs;
 use crate::guest::kernel::{self, Flavour, Kernel};
-use crate::guest::machine::{Disk, Engine, LOG, Machine, SOCKET};
+use crate::guest::machine::{Disk, Engine, LOG, Machine, Medium, SOCKET};
 use crate::guest::programs::MKE2FS;
 use crate::measured::{ExitCode, Measured};
 use crate::{debian, run, tree};
@@ -117,7 +117,7 @@ fn demonstrate(options: &Options, directory: &Path, steps: &mut Steps) -> Result
         disks: vec![Disk {
             name: "data",
             driver: "pci-nvme",
-            image: IMAGE,
+            medium: Medium::Image(IMAGE),
             slot: 4,
         }],
     };

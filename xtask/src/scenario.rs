@@ -13,7 +13,7 @@ use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
 use crate::guest::initramfs;
 use crate::guest::kernel::{self, Flavour};
-use crate::guest::machine::{self, Disk, Ending, Engine, LOG, Machine, SOCKET};
+use crate::guest::machine::{self, Disk, Ending, Engine, LOG, Machine, Medium, SOCKET};
 use crate::guest::programs::{FIO, MKE2FS, NVME, Program};
 use crate::measured::ExitCode;
 use crate::tree;
@@ -65,13 +65,13 @@ struct Scenario {
 const NVME_DISK: Disk = Disk {
     name: "first",
     driver: "pci-nvme",
-    image: "first.img",
+    medium: Medium::Image("first.img"),
     slot: 4,
 };
 const VIRTIO_DISK: Disk = Disk {
     name: "second",
     driver: "pci-virtio-block",
-    image: "second.img",
+    medium: Medium::Image("second.img"),
     slot: 5,
 };
 

@@ -21,10 +21,10 @@ pub struct Arguments {
     pub options: Options,
 }
 
-/// All that is the same for every workload.
+/// Which volume, and how it is activated.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The volume")]
-pub struct Options {
+pub struct VolumeOptions {
     /// A region server; stands three times. Without it and --vcr, the region servers of --dsc
     #[arg(short, long, global = true, value_name = "IP:PORT")]
     pub target: Vec<SocketAddr>,
@@ -73,8 +73,21 @@ pub struct Options {
     /// Answer GET /info, /work and /metrics here
     #[arg(long, global = true, value_name = "IP:PORT")]
     pub control: Option<SocketAddr>,
+}
+
+/// All that is the same for every workload.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Which volume.
+    #[command(flatten)]
+    pub volume: VolumeOptions,
     /// The control server of `dsc start`, for workloads that stop and start region servers
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "IP:PORT",
+        help_heading = "The volume"
+    )]
     pub dsc: Option<String>,
 
     /// How many operations, rounds or laps
@@ -346,13 +359,16 @@ mod tests {
             format!("{three} -g 5 -n 100 -q --verify-out x generic"),
         ] {
             let options = parse(&line).unwrap().options;
-            assert_eq!(options.target.len(), 3);
-            assert_eq!(options.generation, Some(5));
+            assert_eq!(options.volume.target.len(), 3);
+            assert_eq!(options.volume.generation, Some(5));
             assert_eq!(options.count, Some(100));
             assert!(options.quit);
             assert_eq!(options.verify_out, Some("x".into()));
         }
-        assert_eq!(parse("one --gen 7").unwrap().options.generation, Some(7));
+        assert_eq!(
+            parse("one --gen 7").unwrap().options.volume.generation,
+            Some(7)
+        );
         assert_eq!(parse("one -c 7").unwrap().options.count, Some(7));
     }
 

@@ -12,7 +12,7 @@ use crucible_upstairs::store::Insight;
 use crucible_upstairs::volume::{Volume, block_on};
 use uuid::Uuid;
 
-use crate::args::Options;
+use crate::args::VolumeOptions;
 use crate::core::Field;
 use crate::dsc::Dsc;
 
@@ -31,7 +31,7 @@ pub struct Attachment {
 }
 
 /// Builds the volume. Errors are texts for the user.
-pub fn attach(options: &Options, dsc: Option<&Dsc>) -> Result<Attachment, String> {
+pub fn attach(options: &VolumeOptions, dsc: Option<&Dsc>) -> Result<Attachment, String> {
     if let Some(path) = &options.vcr {
         let at = |error: &dyn std::fmt::Display| format!("--vcr {}: {error}", path.display());
         let text = fs::read_to_string(path).map_err(|error| at(&error))?;

@@ -88,11 +88,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<Outcome, String> 
     };
     let dsc = options.dsc.as_deref().map(Dsc::new);
     let log_file = options.verify_in.as_deref().map(read_log).transpose()?;
-    let attachment = attach::attach(options, dsc.as_ref())?;
+    let attachment = attach::attach(&options.volume, dsc.as_ref())?;
     let begin = Instant::now();
-    attach::activate(&attachment, options.retry_activate, stop, &mut |line| {
-        voice.notice(line);
-    })?;
+    attach::activate(
+        &attachment,
+        options.volume.retry_activate,
+        stop,
+        &mut |line| {
+            voice.notice(line);
+        },
+    )?;
     let Attachment { volume, generation } = attachment;
     let field = attach::field(&volume)?;
     voice.notice(&format!(
@@ -199,7 +204,7 @@ impl Session<'_> {
             self.voice
                 .notice("nothing is known of any block; --verify-in would tell");
         }
-        if self.options.read_only && kind.writes() {
+        if self.options.volume.read_only && kind.writes() {
             return Err(format!(
                 "{} writes, and --read-only forbids it",
                 kind.name()

@@ -25,10 +25,30 @@ pub(crate) struct Disk {
     pub(crate) name: &'static str,
     /// `pci-nvme` or `pci-virtio-block`.
     pub(crate) driver: &'static str,
-    /// File name of the raw image in the machine's directory.
-    pub(crate) image: &'static str,
+    /// Where its bytes are.
+    pub(crate) medium: Medium,
     /// Device number on the first PCI bus.
     pub(crate) slot: u8,
+}
+
+/// Where a disk's bytes are.
+#[derive(Clone, Debug)]
+pub(crate) enum Medium {
+    /// A raw image of this name in the machine's directory.
+    Image(&'static str),
+    /// A volume on three region servers; size and geometry are theirs.
+    Volume(Volume),
+}
+
+/// A volume as `vm.toml` names it.
+#[derive(Clone, Debug)]
+pub(crate) struct Volume {
+    /// Block size in bytes.
+    pub(crate) block_size: u32,
+    /// Data addresses of the three region servers.
+    pub(crate) targets: [String; 3],
+    /// What blocks are sealed with, in base64.
+    pub(crate) key: Option<String>,
 }
 
 /// What the machine is made of.
@@ -81,8 +101,21 @@ impl Machine {
         line(format_args!("cmdline = {}", string(&self.cmdline)));
         for disk in &self.disks {
             line(format_args!("\n[block_dev.{}]", disk.name));
-            line(format_args!("type = \"file\""));
-            line(format_args!("path = {}", string(disk.image)));
+            match &disk.medium {
+                Medium::Image(image) => {
+                    line(format_args!("type = \"file\""));
+                    line(format_args!("path = {}", string(image)));
+                }
+                Medium::Volume(volume) => {
+                    let targets = volume.targets.each_ref().map(|target| string(target));
+                    line(format_args!("type = \"crucible\""));
+                    line(format_args!("block_size = {}", volume.block_size));
+                    line(format_args!("targets = [{}]", targets.join(", ")));
+                    if let Some(key) = &volume.key {
+                        line(format_args!("encryption_key = {}", string(key)));
+                    }
+                }
+            }
             line(format_args!("\n[dev.{}0]", disk.name));
             line(format_args!("driver = {}", string(disk.driver)));
             line(format_args!("block_dev = {}", string(disk.name)));
@@ -91,22 +124,28 @@ impl Machine {
         text
     }
 
-    /// Writes `vm.toml` into `directory`, and empty images of `bytes` for the disks.
+    /// Writes `vm.toml` into `directory`, and empty images of `bytes` for the disks that are images.
     pub(crate) fn prepare(&self, directory: &Path, bytes: u64) -> Result<(), String> {
         fs::create_dir_all(directory)
             .map_err(|error| format!("{}: {error}", directory.display()))?;
         let place = directory.join("vm.toml");
         fs::write(&place, self.toml()).map_err(|error| format!("{}: {error}", place.display()))?;
         for disk in &self.disks {
-            let place = directory.join(disk.image);
+            let Medium::Image(image) = disk.medium else {
+                continue;
+            };
+            let place = directory.join(image);
             File::create(&place)
                 .and_then(|file| file.set_len(bytes))
                 .map_err(|error| format!("{}: {error}", place.display()))?;
         }
-        // A socket of an earlier run would be taken for this one's.
-        let socket = directory.join(SOCKET);
-        if socket.exists() {
-            fs::remove_file(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+        // Sockets of an earlier run would be taken for this one's.
+        for name in [SOCKET, CONTROL] {
+            let socket = directory.join(name);
+            if socket.exists() {
+                fs::remove_file(&socket)
+                    .map_err(|error| format!("{}: {error}", socket.display()))?;
+            }
         }
         Ok(())
     }
@@ -157,7 +196,10 @@ impl Machine {
                 ]);
                 command.args(["-serial", "chardev:tty"]);
                 for disk in &self.disks {
-                    let Disk { name, image, .. } = disk;
+                    let name = disk.name;
+                    let Medium::Image(image) = disk.medium else {
+                        return Err(format!("QEMU knows no volume, which disk {name} is on"));
+                    };
                     command.args([
                         "-drive",
                         &format!("file={image},format=raw,if=none,id={name}"),
@@ -206,6 +248,8 @@ fn read_ending(line: &str) -> Option<Ending> {
 
 /// File name of the console's socket.
 pub(crate) const SOCKET: &str = "ttya";
+/// File name of the control socket.
+pub(crate) const CONTROL: &str = "ctl";
 /// File name of the program's own messages.
 pub(crate) const LOG: &str = "standalone.log";
 
@@ -242,7 +286,7 @@ mod tests {
             disks: vec![Disk {
                 name: "root",
                 driver: "pci-nvme",
-                image: "a.img",
+                medium: Medium::Image("a.img"),
                 slot: 16,
             }],
         }
@@ -255,6 +299,19 @@ mod tests {
             type = \"file\"\npath = \"a.img\"\n\n[dev.root0]\ndriver = \"pci-nvme\"\n\
             block_dev = \"root\"\npci-path = \"0.16.0\"\n";
         assert_eq!(machine().toml(), expected);
+    }
+
+    #[test]
+    fn a_volume_is_named_by_its_servers() {
+        let mut machine = machine();
+        machine.disks[0].medium = Medium::Volume(Volume {
+            block_size: 4096,
+            targets: [1, 2, 3].map(|port| format!("127.0.0.1:{port}")),
+            key: Some("AAEC".to_owned()),
+        });
+        let expected = "\n[block_dev.root]\ntype = \"crucible\"\nblock_size = 4096\n\
+            targets = [\"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:3\"]\nencryption_key = \"AAEC\"\n\n";
+        assert!(machine.toml().contains(expected), "{}", machine.toml());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::guest::machine::Volume;
 use crate::measured::{Cost, ExitCode, Measured};
 use crate::{run, tree};
 
@@ -165,6 +166,15 @@ impl<'a> Fleet<'a> {
     /// The data address of server `index`.
     pub(crate) fn address(&self, index: u16) -> String {
         format!("127.0.0.1:{}", self.port(index))
+    }
+
+    /// The volume on the first three servers, for a machine.
+    pub(crate) fn volume(&self) -> Volume {
+        Volume {
+            block_size: self.shape.block_size,
+            targets: [0, 1, 2].map(|index| self.address(index)),
+            key: self.shape.encrypted.then(|| KEY.to_owned()),
+        }
     }
 
     fn create(&self) -> Result<(), String> {
