@@ -1,7 +1,7 @@
 //! Any events in any order: the actions keep the promises that devices and vCPUs rely on.
 
 use proptest::prelude::*;
-use vmm::lifecycle::{Action, Ending, Event, Lifecycle};
+use vmm::lifecycle::{Action, Ending, Event, Lifecycle, State};
 use vmm::machine::config::ExitPolicy;
 
 /// What a driver knows of the machine.
@@ -48,6 +48,8 @@ impl World {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Start),
+        Just(Event::Pause),
+        Just(Event::Resume),
         Just(Event::Save),
         Just(Event::Reset),
         Just(Event::Halt(Ending::PowerOff)),
@@ -83,7 +85,9 @@ proptest! {
                 }
             }
             prop_assert_eq!(world.ended, life.exit_code().is_some());
-            prop_assert!(world.running || world.ended || !world.started);
+            let held = life.state() == State::Paused;
+            prop_assert!(!held || (world.paused && !world.running));
+            prop_assert!(world.running || world.ended || held || !world.started);
         }
     }
 }

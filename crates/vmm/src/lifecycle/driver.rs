@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 
-use super::state::{Action, Ending, Event, Lifecycle};
+use super::state::{Action, Ending, Event, Lifecycle, State};
 use crate::hypervisor::Kicker;
 use crate::machine::config::ExitPolicy;
 
@@ -50,8 +50,8 @@ impl EventSender {
     /// Queues an event. After the end of the machine nobody listens, which is fine.
     pub fn send(&self, event: Event) {
         tracing::debug!(?event, "machine event");
-        // Every event but `Start` holds a machine that runs.
-        if event != Event::Start {
+        // Every other event holds a machine that runs.
+        if !matches!(event, Event::Start | Event::Resume) {
             self.stop.wanted.store(true, Ordering::SeqCst);
             for kicker in self.stop.kickers.get().into_iter().flatten() {
                 kicker.kick();
@@ -93,8 +93,26 @@ pub fn event_queue() -> (EventSender, mpsc::Receiver<Event>) {
 ///
 /// Blocks while the guest runs. If all senders are gone, the machine is halted.
 pub fn drive(machine: &mut dyn Machine, events: &mpsc::Receiver<Event>, policy: ExitPolicy) -> u8 {
+    drive_watched(machine, events, policy, &mut |_| {})
+}
+
+/// [`drive`], which also tells `watch` of every state that the machine has reached: of
+/// [`State::Quiesce`] when it begins, of all others when what they ask for has been done. `watch` is
+/// called on this thread and must not block.
+pub fn drive_watched(
+    machine: &mut dyn Machine,
+    events: &mpsc::Receiver<Event>,
+    policy: ExitPolicy,
+    watch: &mut dyn FnMut(State),
+) -> u8 {
     let mut life = Lifecycle::new(policy);
     let mut actions = Vec::new();
+    let mut told = life.state();
+    let mut tell = |state| {
+        if state != std::mem::replace(&mut told, state) {
+            watch(state);
+        }
+    };
     loop {
         if let Some(code) = life.exit_code() {
             return code;
@@ -105,7 +123,11 @@ pub fn drive(machine: &mut dyn Machine, events: &mpsc::Receiver<Event>, policy: 
         if before != life.state() {
             tracing::info!(?event, from = ?before, to = ?life.state(), "state transition");
         }
-        perform(machine, events, &mut life, &mut actions);
+        if matches!(life.state(), State::Quiesce(_)) {
+            tell(life.state());
+        }
+        perform(machine, events, &mut life, &mut actions, &mut tell);
+        tell(life.state());
     }
 }
 
@@ -114,6 +136,7 @@ fn perform(
     events: &mpsc::Receiver<Event>,
     life: &mut Lifecycle,
     actions: &mut Vec<Action>,
+    tell: &mut dyn FnMut(State),
 ) {
     // `Settle` appends, so this is a queue; it ends because each settling leaves `Quiesce` or
     // replaces its goal by a lower one.
@@ -150,6 +173,7 @@ fn perform(
                     life.handle(event, actions);
                 }
                 let before = life.state();
+                tell(before);
                 life.quiesced(actions);
                 tracing::info!(from = ?before, to = ?life.state(), "state transition");
             }
@@ -169,6 +193,7 @@ fn give_up(life: &mut Lifecycle, actions: &mut Vec<Action>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Goal;
     use super::*;
 
     #[derive(Default)]
@@ -240,6 +265,51 @@ mod tests {
         );
         assert_eq!(done, "start, release, hold, pause, halt devices, stop");
         assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_watcher_is_told_of_states_when_they_are_reached() {
+        let (sender, receiver) = event_queue();
+        let off = Event::Halt(Ending::PowerOff);
+        let mut machine = Recorder {
+            late: Some((sender.clone(), Event::Reset)),
+            ..Recorder::default()
+        };
+        for event in [Event::Start, Event::Pause, Event::Resume] {
+            sender.send(event);
+        }
+        let mut told = Vec::new();
+        let code = drive_watched(
+            &mut machine,
+            &receiver,
+            ExitPolicy::default(),
+            &mut |state| {
+                told.push(state);
+                // The resume was drained together with the late reset.
+                if told.len() == 4 {
+                    sender.send(Event::Pause);
+                }
+                if state == State::Paused {
+                    sender.send(off);
+                }
+            },
+        );
+        let expected = [
+            State::Run,
+            State::Quiesce(Goal::Pause),
+            State::Quiesce(Goal::Reset),
+            State::Run,
+            State::Quiesce(Goal::Pause),
+            State::Paused,
+            State::Quiesce(Goal::Halt),
+            State::Destroyed,
+        ];
+        assert_eq!((told.as_slice(), code), (expected.as_slice(), 0));
+        assert_eq!(
+            machine.done.join(", "),
+            "start, release, hold, pause, reset devices, reset machine, resume, release, hold, pause, \
+             halt devices, stop"
+        );
     }
 
     #[test]

@@ -7,5 +7,5 @@ pub mod state;
 
 pub mod driver;
 
-pub use driver::{EventSender, Machine, drive, event_queue};
-pub use state::{Action, Ending, Event, Lifecycle, State};
+pub use driver::{EventSender, Machine, drive, drive_watched, event_queue};
+pub use state::{Action, Ending, Event, Goal, Lifecycle, State};

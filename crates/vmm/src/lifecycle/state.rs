@@ -3,18 +3,25 @@
 //! ```text
 //!               Start
 //!  Initialize ---------> Run <----------------------------------+
-//!      |                  |  Save, Reset, Halt                  |
+//!      |                  |  Pause, Save, Reset, Halt           | Resume
 //!      |                  v                                     |
-//!      |               Quiesce --quiesced--> Reset -------------+
+//!      |               Quiesce --quiesced--> Paused ------------+
+//!      |                ^ |  |                 | Save, Reset, Halt
+//!      |                +-|--|-----------------+                |
+//!      |                  |  +--quiesced--> Reset --------------+
 //!      |                  |  |                 | exit_on_reboot
 //!      |                  |  +--> Save --+     |
 //!      | Halt             v              v     v
 //!      +----------------> Halt <-------------- + --stopped--> Destroyed
 //! ```
 //!
-//! An event ranks (start < save < reset < halt). While the machine quiesces for one event, a higher one
-//! takes its place and one that is no higher is dropped: two vCPUs that triple-fault at once are one
-//! reset. A save that a reset displaces is done after it. Every way to `Halt` performs the same actions.
+//! An event ranks (start < pause < save < reset < halt). While the machine quiesces for one event, a
+//! higher one takes its place and one that is no higher is dropped: two vCPUs that triple-fault at once
+//! are one reset. A save that a reset displaces is done after it. Every way to `Halt` performs the same
+//! actions.
+//!
+//! A pause holds until it is taken back: a machine that is reset while paused comes back paused, and a
+//! resume that comes before the machine stands still lets it run on.
 
 use crate::machine::config::ExitPolicy;
 
@@ -23,6 +30,10 @@ use crate::machine::config::ExitPolicy;
 pub enum Event {
     /// Run for the first time.
     Start,
+    /// Stand still until [`Event::Resume`].
+    Pause,
+    /// Run on after [`Event::Pause`].
+    Resume,
     /// Write a snapshot, then end.
     Save,
     /// The guest or a triple fault resets the machine.
@@ -54,6 +65,8 @@ pub enum State {
     Run,
     /// On its way to one of the following, because of this event.
     Quiesce(Goal),
+    /// Held by the operator: vCPUs and devices stand still.
+    Paused,
     /// Nothing is left.
     Destroyed,
 }
@@ -61,6 +74,8 @@ pub enum State {
 /// What the machine quiesces for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Goal {
+    /// Standing still.
+    Pause,
     /// A snapshot.
     Save,
     /// A fresh start.
@@ -101,6 +116,8 @@ pub enum Action {
 pub struct Lifecycle {
     policy: ExitPolicy,
     state: State,
+    /// The operator wants it to stand still.
+    hold: bool,
     /// A save that a reset displaced.
     save_pending: bool,
     ending: Option<Ending>,
@@ -114,6 +131,7 @@ impl Lifecycle {
         Self {
             policy,
             state: State::Initialize,
+            hold: false,
             save_pending: false,
             ending: None,
             save_failed: false,
@@ -133,14 +151,18 @@ impl Lifecycle {
                 actions.extend([Action::StartDevices, Action::ReleaseVcpus]);
                 self.state = State::Run;
             }
-            // Nothing has run: there is nothing to reset.
-            (State::Initialize, Event::Reset) => {}
+            // Nothing has run: there is nothing to hold or reset.
+            (State::Initialize, Event::Pause | Event::Resume | Event::Reset) => {}
             (State::Initialize, Event::Save) => self.quiesce(Goal::Save, actions),
             (State::Initialize, Event::Halt(ending)) => {
                 self.ending = Some(ending);
                 self.halt(actions);
             }
-            (State::Run, Event::Start) => {}
+            (State::Run, Event::Start | Event::Resume) => {}
+            (State::Run, Event::Pause) => {
+                self.hold = true;
+                self.quiesce(Goal::Pause, actions);
+            }
             (State::Run, Event::Save) => self.quiesce(Goal::Save, actions),
             (State::Run, Event::Reset) => self.quiesce(Goal::Reset, actions),
             (State::Run, Event::Halt(ending)) => {
@@ -148,11 +170,13 @@ impl Lifecycle {
                 self.quiesce(Goal::Halt, actions);
             }
             (State::Quiesce(_), Event::Start) => {}
-            (State::Quiesce(goal), Event::Save) => {
-                if goal == Goal::Reset {
-                    self.save_pending = true;
-                }
-            }
+            (State::Quiesce(_), Event::Pause) => self.hold = true,
+            (State::Quiesce(_), Event::Resume) => self.hold = false,
+            (State::Quiesce(goal), Event::Save) => match goal {
+                Goal::Pause => self.state = State::Quiesce(Goal::Save),
+                Goal::Reset => self.save_pending = true,
+                Goal::Save | Goal::Halt => {}
+            },
             (State::Quiesce(goal), Event::Reset) => {
                 if goal < Goal::Reset {
                     self.save_pending = goal == Goal::Save;
@@ -165,6 +189,17 @@ impl Lifecycle {
                     self.state = State::Quiesce(Goal::Halt);
                 }
             }
+            (State::Paused, Event::Start | Event::Pause) => {}
+            (State::Paused, Event::Resume) => {
+                self.hold = false;
+                self.run_on(actions);
+            }
+            (State::Paused, Event::Save) => self.settle(Goal::Save, actions),
+            (State::Paused, Event::Reset) => self.settle(Goal::Reset, actions),
+            (State::Paused, Event::Halt(ending)) => {
+                self.ending = Some(ending);
+                self.settle(Goal::Halt, actions);
+            }
             (State::Destroyed, _) => {}
         }
     }
@@ -175,6 +210,7 @@ impl Lifecycle {
             return;
         };
         match goal {
+            Goal::Pause => self.run_on(actions),
             Goal::Halt => self.halt(actions),
             Goal::Save => {
                 actions.push(Action::Save);
@@ -192,8 +228,7 @@ impl Lifecycle {
                         self.state = State::Quiesce(Goal::Save);
                         actions.push(Action::Settle);
                     } else {
-                        actions.extend([Action::ResumeDevices, Action::ReleaseVcpus]);
-                        self.state = State::Run;
+                        self.run_on(actions);
                     }
                 }
             },
@@ -224,8 +259,24 @@ impl Lifecycle {
     }
 
     fn quiesce(&mut self, goal: Goal, actions: &mut Vec<Action>) {
-        actions.extend([Action::HoldVcpus, Action::PauseDevices, Action::Settle]);
+        actions.extend([Action::HoldVcpus, Action::PauseDevices]);
+        self.settle(goal, actions);
+    }
+
+    /// Everything stands still already.
+    fn settle(&mut self, goal: Goal, actions: &mut Vec<Action>) {
+        actions.push(Action::Settle);
         self.state = State::Quiesce(goal);
+    }
+
+    /// From standing still to running, unless the operator wants it to stand still.
+    fn run_on(&mut self, actions: &mut Vec<Action>) {
+        if self.hold {
+            self.state = State::Paused;
+        } else {
+            actions.extend([Action::ResumeDevices, Action::ReleaseVcpus]);
+            self.state = State::Run;
+        }
     }
 
     fn halt(&mut self, actions: &mut Vec<Action>) {
@@ -365,6 +416,95 @@ mod tests {
             &format!("{START} {QUIESCE} ResetDevices ResetMachine Settle Save {END}"),
             Some(7),
         );
+    }
+
+    #[test]
+    fn a_pause_holds_until_it_is_taken_back() {
+        check(
+            None,
+            &[
+                Some(Event::Start),
+                Some(Event::Resume),
+                Some(Event::Pause),
+                None,
+                Some(Event::Pause),
+                Some(Event::Start),
+                Some(Event::Resume),
+                Some(OFF),
+                None,
+            ],
+            &format!("{START} {QUIESCE} ResumeDevices ReleaseVcpus {QUIESCE} {END}"),
+            Some(7),
+        );
+        let early = [Some(Event::Pause), Some(Event::Resume), Some(Event::Start)];
+        check(None, &early, START, None);
+    }
+
+    #[test]
+    fn a_resume_that_comes_before_the_stand_lets_the_machine_run_on() {
+        let script = [
+            Some(Event::Start),
+            Some(Event::Pause),
+            Some(Event::Resume),
+            None,
+        ];
+        let expected = format!("{START} {QUIESCE} ResumeDevices ReleaseVcpus");
+        check(None, &script, &expected, None);
+    }
+
+    #[test]
+    fn a_reset_of_a_paused_machine_leaves_it_paused() {
+        let script = [
+            Some(Event::Start),
+            Some(Event::Pause),
+            None,
+            Some(Event::Reset),
+            None,
+            Some(Event::Resume),
+        ];
+        check(
+            None,
+            &script,
+            &format!("{START} {QUIESCE} Settle {AGAIN}"),
+            None,
+        );
+        // The same when the pause comes while the reset is under way, or the other way round.
+        for (first, second) in [(Event::Reset, Event::Pause), (Event::Pause, Event::Reset)] {
+            check(
+                None,
+                &[Some(Event::Start), Some(first), Some(second), None],
+                &format!("{START} {QUIESCE} ResetDevices ResetMachine"),
+                None,
+            );
+        }
+    }
+
+    #[test]
+    fn a_paused_machine_can_be_saved_and_ended() {
+        let paused = [Some(Event::Start), Some(Event::Pause), None];
+        let with = |event| [paused.as_slice(), &[Some(event), None]].concat();
+        let ended = format!("{START} {QUIESCE} Settle {END}");
+        check(None, &with(OFF), &ended, Some(7));
+        let saved = format!("{START} {QUIESCE} Settle Save {END}");
+        check(None, &with(Event::Save), &saved, Some(7));
+        let rebooted = check_policy_code(&with(Event::Reset));
+        assert_eq!(rebooted, Some(9));
+    }
+
+    /// The exit code where a reboot ends the process with 9.
+    fn check_policy_code(script: &[Option<Event>]) -> Option<u8> {
+        let mut life = Lifecycle::new(ExitPolicy {
+            on_halt: 7,
+            on_reboot: Some(9),
+        });
+        let mut actions = Vec::new();
+        for step in script {
+            match step {
+                Some(event) => life.handle(*event, &mut actions),
+                None => life.quiesced(&mut actions),
+            }
+        }
+        life.exit_code()
     }
 
     #[test]
