@@ -12,8 +12,8 @@ const INIT: &str = include_str!("scripts/init.sh");
 /// Tasks that `trivet=NAME` on the kernel's command line starts, or a person at the shell.
 const TASKS: &[(&str, &str)] = &[
     ("digest", include_str!("scripts/digest.sh")),
-    ("disk", include_str!("scripts/disk.sh")),
     ("parallel", include_str!("scripts/parallel.sh")),
+    ("rounds", include_str!("scripts/rounds.sh")),
     ("storage", include_str!("scripts/storage.sh")),
 ];
 

@@ -52,7 +52,14 @@ const HOUSE: &[Floor] = &[
     },
     Floor {
         krate: "standalone",
-        may: &["vmm", "devices", "block", "crucible-upstairs", "vm-types"],
+        may: &[
+            "vmm",
+            "devices",
+            "block",
+            "crucible-upstairs",
+            "crucible-protocol",
+            "vm-types",
+        ],
     },
     Floor {
         krate: "dsc",

@@ -119,6 +119,8 @@ pub(crate) struct Fleet<'a> {
     port_base: u16,
     control: u16,
     generation: u64,
+    /// The servers that have the volume; others are spares, or lost.
+    members: [u16; 3],
     dsc: Option<Measured>,
 }
 
@@ -140,6 +142,7 @@ impl<'a> Fleet<'a> {
             port_base,
             control,
             generation: 0,
+            members: [0, 1, 2],
             dsc: None,
         };
         fleet.create()?;
@@ -168,16 +171,30 @@ impl<'a> Fleet<'a> {
         format!("127.0.0.1:{}", self.port(index))
     }
 
-    /// The volume on the first three servers, for a machine.
+    /// Notes that server `new` has the volume in the place of `old`.
+    pub(crate) fn replaced(&mut self, old: u16, new: u16) {
+        for member in &mut self.members {
+            if *member == old {
+                *member = new;
+            }
+        }
+    }
+
+    /// The volume, for a machine.
     pub(crate) fn volume(&self) -> Volume {
         Volume {
             block_size: self.shape.block_size,
-            targets: [0, 1, 2].map(|index| self.address(index)),
+            targets: self.members.map(|index| self.address(index)),
             key: self.shape.encrypted.then(|| KEY.to_owned()),
         }
     }
 
     fn create(&self) -> Result<(), String> {
+        self.programs.quiet(&mut self.creation()).map(drop)
+    }
+
+    /// The command that makes the regions.
+    pub(crate) fn creation(&self) -> Command {
         let mut command = self.programs.command("dsc");
         command.arg("create");
         self.place(&mut command);
@@ -188,7 +205,17 @@ impl<'a> Fleet<'a> {
         if self.shape.encrypted {
             command.arg("--encrypted");
         }
-        self.programs.quiet(&mut command).map(drop)
+        command
+    }
+
+    /// The command that serves them.
+    pub(crate) fn starting(&self) -> Command {
+        let mut command = self.programs.command("dsc");
+        command
+            .arg("start")
+            .args(["--control", &format!("127.0.0.1:{}", self.control)]);
+        self.place(&mut command);
+        command
     }
 
     fn place(&self, command: &mut Command) {
@@ -206,11 +233,7 @@ impl<'a> Fleet<'a> {
         let log = self.directory.join("dsc.txt");
         let file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let copy = file.try_clone().map_err(|error| error.to_string())?;
-        let mut command = self.programs.command("dsc");
-        command
-            .arg("start")
-            .args(["--control", &format!("127.0.0.1:{}", self.control)]);
-        self.place(&mut command);
+        let mut command = self.starting();
         command.stdin(Stdio::null()).stdout(file).stderr(copy);
         self.dsc = Some(Measured::start(&mut command)?);
         self.wait_until("all servers run", |fleet| {
@@ -226,12 +249,17 @@ impl<'a> Fleet<'a> {
 
     /// Asks the running dsc.
     pub(crate) fn dsc(&self, words: &[&str]) -> Result<String, String> {
+        self.programs.quiet(&mut self.dsc_command(words))
+    }
+
+    /// The command that asks it.
+    pub(crate) fn dsc_command(&self, words: &[&str]) -> Command {
         let mut command = self.programs.command("dsc");
         command
             .args(["cmd", "--json"])
             .args(["--server", &format!("http://127.0.0.1:{}", self.control)])
             .args(words);
-        self.programs.quiet(&mut command)
+        command
     }
 
     /// Waits until `reached`, for as long as a start may take.
@@ -296,7 +324,7 @@ impl<'a> Fleet<'a> {
     /// The flags that name the volume.
     pub(crate) fn attach(&mut self, command: &mut Command) {
         self.generation += 1;
-        for index in 0..3 {
+        for index in self.members {
             command.args(["-t", &self.address(index)]);
         }
         if self.shape.encrypted {
@@ -365,18 +393,27 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Runs `crucible-downstairs verify` on all regions, which must not be served.
+    /// Removes regions, logs and all else, once nothing is served any more.
+    pub(crate) fn remove(self) -> Result<(), String> {
+        let directory = self.directory.clone();
+        drop(self);
+        fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))
+    }
+
+    /// Runs `crucible-downstairs verify` on the volume's regions, which must not be served.
     pub(crate) fn verify_regions(&self) -> Result<(), String> {
-        (0..self.shape.servers).try_for_each(|index| {
+        self.members.into_iter().try_for_each(|index| {
             let mut command = self.programs.command("crucible-downstairs");
             command.arg("verify").arg("--data").arg(self.region(index));
             self.programs.quiet(&mut command).map(drop)
         })
     }
 
-    /// Whether the first three regions, which must not be served, hold the same bytes.
+    /// Whether the volume's regions, which must not be served, hold the same bytes.
     pub(crate) fn regions_are_equal(&self) -> Result<(), String> {
-        let exports = (0..3)
+        let exports = self
+            .members
+            .into_iter()
             .map(|index| self.export(index))
             .collect::<Result<Vec<_>, String>>()?;
         for pair in exports.windows(2) {
