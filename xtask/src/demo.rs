@@ -215,7 +215,7 @@ impl Demo {
                 options.cpus
             ));
         }
-        let task = "/trivet/rounds nvme0n1";
+        let task = "/trivet/rounds nvme0n1 1000";
         by_hand(&format!("{task}    # in the guest"));
         console.send(&format!("{task}\n"))?;
         self.pass_all(WORK, console, child)?;

@@ -104,7 +104,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "full-kernel",
         flavour: Flavour::Full,
         memory: 512,
-        task: "disk",
+        task: "rounds",
         programs: &[MKE2FS],
         disks: &[NVME_DISK],
         proofs: &["guest: data verified"],

@@ -5,10 +5,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
+use super::accounts::{peak_bytes, processor_time};
 use super::{Bound, Options, Row};
 use crate::measured::Cost;
 use crate::volume::fleet::{Fleet, Programs, Shape};
@@ -211,33 +212,12 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 /// What the region servers have cost so far, together; of memory, the one that held most.
-fn bill(fleet: &Fleet<'_>) -> Result<Cost, String> {
+pub(super) fn bill(fleet: &Fleet<'_>) -> Result<Cost, String> {
     let mut bill = Cost::default();
     for index in 0..3 {
-        let process = Path::new("/proc").join(fleet.pid(index)?.to_string());
-        let read = |name: &str| {
-            std::fs::read_to_string(process.join(name))
-                .map_err(|error| format!("{}: {error}", process.display()))
-        };
-        // The name may hold spaces; after its parenthesis, fields 14 and 15 are the 12th and 13th. Ticks are 10 ms.
-        let stat = read("stat")?;
-        let ticks: u64 = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
-        bill.cpu += Duration::from_millis(10 * ticks);
-        let status = read("status")?;
-        let kib: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0);
-        bill.resident_bytes = bill.resident_bytes.max(kib << 10);
+        let id = fleet.pid(index)?;
+        bill.cpu += processor_time(id)?;
+        bill.resident_bytes = bill.resident_bytes.max(peak_bytes(id)?);
     }
     Ok(bill)
 }

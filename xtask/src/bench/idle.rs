@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::accounts::processor_time;
 use super::{Bound, Options, Row, boot};
 use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
@@ -52,25 +53,6 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
     ])
 }
 
-/// User and system time of a process so far. Source: proc(5), fields 14 and 15 of `stat`.
-fn processor_time(id: u32) -> Result<Duration, String> {
-    let path = format!("/proc/{id}/stat");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    ticks(&text)
-        .map(|ticks| Duration::from_millis(ticks * 10))
-        .ok_or_else(|| format!("{path}: not as expected"))
-}
-
-/// Sum of both fields in hundredths of a second, the unit that Linux shows to all programs.
-fn ticks(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold spaces; the third field follows it.
-    let rest = &stat[stat.rfind(')')? + 1..];
-    let mut fields = rest.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 fn smaps(id: u32) -> Result<String, String> {
     let path = format!("/proc/{id}/smaps");
     fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
@@ -98,13 +80,6 @@ fn memory_around(smaps: &str, ram_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read_behind_the_name() {
-        let stat = "12 (a b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0";
-        assert_eq!(ticks(stat), Some(200));
-        assert_eq!(ticks("nothing"), None);
-    }
 
     #[test]
     fn the_guests_ram_does_not_count() {

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: figures as ratios to something that runs in the same minute.
 
+mod accounts;
 mod boot;
 mod crucible;
+mod disk;
 mod idle;
 mod inside;
 mod nvme;
@@ -106,6 +108,7 @@ const BENCHES: &[(&str, Measure)] = &[
     }),
     ("nvme", nvme::measure),
     ("crucible", crucible::measure),
+    ("disk", disk::measure),
     ("protocol", |options| {
         inside::measure("protocol", options.rounds(), &[])
     }),

@@ -14,6 +14,7 @@ const TASKS: &[(&str, &str)] = &[
     ("digest", include_str!("scripts/digest.sh")),
     ("parallel", include_str!("scripts/parallel.sh")),
     ("rounds", include_str!("scripts/rounds.sh")),
+    ("speed", include_str!("scripts/speed.sh")),
     ("storage", include_str!("scripts/storage.sh")),
 ];
 

@@ -178,6 +178,7 @@ impl Machine {
                 let mut command = Command::new(program);
                 command.args(["-M", "pc", "-nographic", "-monitor", "none", "-no-reboot"]);
                 command.args(["-accel", "tcg", "-nic", "none"]);
+                command.args(["-name", &format!("{},debug-threads=on", self.name)]);
                 command.args([
                     "-m",
                     &self.memory.to_string(),

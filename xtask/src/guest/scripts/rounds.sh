@@ -1,7 +1,8 @@
 #!/bin/busybox sh
-# Makes a file system on a disk. Then, round by round: writes, forgets what is cached, reads everything back; until a
-# line comes on the console. Powers off.
+# Makes a file system on a disk. Then, round by round: writes, forgets what is cached, reads everything back; so many
+# times, or until a line comes on the console. Powers off.
 disk=${1:-nvme0n1}
+rounds=${2:-3}
 fail() {
     echo "guest: failed: rounds: $1"
     exit 1
@@ -24,7 +25,7 @@ seq 1 200000 >/mnt/numbers || fail "write"
 (cd /mnt && sha256sum numbers) >/tmp/sums
 mkdir /tmp/sum
 round=0
-while :; do
+while [ $round -lt "$rounds" ]; do
     round=$((round + 1))
     # The sums are made of what was to be written, not of what the disk says.
     name=file$((round % 6))
