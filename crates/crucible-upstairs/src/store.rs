@@ -22,6 +22,27 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Block size, number of blocks, and whether it may be written; `None` while that is not known.
     fn shape(&self) -> Option<Shape>;
+
+    /// What it is made of.
+    fn outline(&self) -> Outline {
+        Outline::Leaf(self.shape())
+    }
+}
+
+/// What a store is made of.
+#[derive(Debug)]
+pub enum Outline {
+    /// Other stores.
+    Volume {
+        /// One after the other.
+        parts: Vec<Outline>,
+        /// What shows through.
+        parent: Option<Box<Outline>>,
+    },
+    /// Three region servers, and where they will tell of themselves; not if they have ended.
+    Region(oneshot::Receiver<Box<Insight>>),
+    /// A file, an image, memory.
+    Leaf(Option<Shape>),
 }
 
 /// Size and block size of a store.

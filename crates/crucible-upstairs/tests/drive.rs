@@ -324,3 +324,58 @@ fn control_answers_in_the_words_of_the_reference() {
     assert!(metrics.contains("crucible_upstairs_write_bytes_total{volume=\"00000000-0000-0000-0000-000000000007\"} 8192"), "{metrics}");
     assert!(metrics.contains("client=\"1\""));
 }
+
+#[test]
+fn requests_without_room_wait_for_their_time_only_and_all_goes_on_afterwards() {
+    let mut peers = Peer::three(geometry(), true);
+    let mut setup = Setup::new(&opts(&peers, true), None, 1).unwrap();
+    setup.config.patience = vm_types::Span::from_millis(300);
+    setup.config.limits.jobs = 10;
+    let volume = Volume::region(setup).unwrap();
+    volume.activate_blocking(None).unwrap();
+    for peer in &mut peers {
+        peer.kill();
+    }
+    // Taken, and kept for those that are away, until there is no more room.
+    let begin = Instant::now();
+    let error = loop {
+        let at = BlockIndex(begin.elapsed().as_millis() as u64 % 500);
+        if let Err(error) = volume.write_blocking(at, content(1, 5)) {
+            break error;
+        }
+        assert!(begin.elapsed() < WITHIN);
+    };
+    assert!(matches!(error, VolumeError::Unavailable { .. }), "{error}");
+    assert!(error.is_transient());
+    for peer in &mut peers {
+        peer.restart();
+    }
+    wait_for_all_active(&volume);
+    write(&volume, 3, 1, 3);
+    volume.flush_blocking(None).unwrap();
+    check(&volume, 3, 1, 3);
+    volume.deactivate_blocking().unwrap();
+}
+
+#[test]
+fn a_volume_tells_what_it_is_made_of_in_the_words_of_the_reference() {
+    let peers = Peer::three(geometry(), true);
+    let volume = active(&peers, true);
+    let info = serde_json::to_value(block_on(volume.info())).unwrap();
+    let parts = &info["volume"]["sub_volumes"];
+    assert_eq!(info["volume"]["read_only_parent"], serde_json::Value::Null);
+    let upstairs = &parts[0]["upstairs"];
+    assert_eq!(upstairs["state"], "active");
+    assert_eq!(upstairs["block_size"], 4096);
+    assert_eq!(upstairs["encrypted"], true);
+    assert_eq!(upstairs["generation"], 1);
+    assert_eq!(upstairs["live_repair_in_progress"], false);
+    for (place, peer) in peers.iter().enumerate() {
+        let target = &upstairs["targets"][place];
+        assert_eq!(target["target_addr"], peer.address.to_string());
+        assert_eq!(target["state"], serde_json::json!({"type": "active"}));
+    }
+    block_on(volume.shut_down()).unwrap();
+    let info = serde_json::to_value(block_on(volume.info())).unwrap();
+    assert_eq!(info["volume"]["sub_volumes"][0], "unknown");
+}

@@ -111,7 +111,7 @@ impl From<&JobStatus> for Job {
             replay: job.replay,
             job_type: job.kind.name(),
             num_blocks: job.blocks,
-            deps: Vec::new(),
+            deps: job.dependencies.iter().map(|job| job.0).collect(),
             ack_status: if job.acked { "acked" } else { "not_acked" },
             state: job.states.map(|state| state.name()),
         }

@@ -89,7 +89,7 @@ pub fn metrics(all: &[Status]) -> String {
         });
         samples.collect()
     };
-    let gauges: [(&str, &str, fn(&ReplicaStatus) -> f64); 4] = [
+    let gauges: [(&str, &str, fn(&ReplicaStatus) -> f64); 10] = [
         (
             "replica_active",
             "1 while the region server is in use",
@@ -107,6 +107,34 @@ pub fn metrics(all: &[Status]) -> String {
             "replica_read_latency_seconds",
             "How long a read takes there, about",
             |r| r.read_latency.as_nanos() as f64 / 1e9,
+        ),
+        (
+            "replica_write_latency_seconds",
+            "How long a write takes there, about",
+            |r| r.write_latency.as_nanos() as f64 / 1e9,
+        ),
+        (
+            "replica_flush_latency_seconds",
+            "How long a flush takes there, about",
+            |r| r.flush_latency.as_nanos() as f64 / 1e9,
+        ),
+        (
+            "replica_queued_jobs",
+            "Jobs that wait for their turn to be sent there",
+            |r| r.queued as f64,
+        ),
+        ("replica_open_reads", "Reads it has not answered", |r| {
+            r.reads as f64
+        }),
+        (
+            "replica_repair_done_extents",
+            "Extents that are equal, while it is made equal to the others",
+            |r| r.repair.map_or(0.0, |repair| repair.done as f64),
+        ),
+        (
+            "replica_repair_extents",
+            "Extents in all, while it is made equal to the others; else 0",
+            |r| r.repair.map_or(0.0, |repair| repair.total as f64),
         ),
     ];
     for (name, help, of) in gauges {

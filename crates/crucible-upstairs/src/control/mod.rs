@@ -3,6 +3,7 @@
 
 mod info;
 mod metrics;
+mod volume_info;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Weak};
@@ -18,6 +19,7 @@ use crate::store::Insight;
 
 pub use info::{Info, Work};
 pub use metrics::metrics;
+pub use volume_info::{TargetInfo, TargetState, UpstairsInfo, VolumeInfo};
 
 /// Answers on `listener` until the region ends.
 pub(crate) async fn serve(listener: TcpListener, region: Weak<Region>) {

@@ -131,9 +131,17 @@ impl Upstairs {
             return self.fault(from, &format!("job {id} failed there: {error}"), out);
         }
         slot.state = JobState::Done;
-        if let Kind::Flush { .. } = job.kind {
-            client.last_flush = Some(id);
-            client.synced_through = id;
+        let took = self.now.since(job.arrived);
+        match job.kind {
+            Kind::Flush { .. } => {
+                client.last_flush = Some(id);
+                client.synced_through = id;
+                if !slot.replayed {
+                    client.flush_latency.sample(took);
+                }
+            }
+            Kind::Write { .. } if !slot.replayed => client.write_latency.sample(took),
+            _ => {}
         }
         let finished = job.is_finished();
         match job.kind {

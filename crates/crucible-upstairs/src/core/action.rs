@@ -1,5 +1,6 @@
 //! What goes out: frames, connections, work for the cipher, answers, reports.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use vm_types::{Moment, Span};
 
 use super::event::{BadData, LinkId, Plain, Token};
-use super::status::ReplicaState;
+use super::status::{ReplicaState, Step};
 
 /// What the driver is to do, in this order.
 pub type Actions = Vec<Action>;
@@ -171,13 +172,16 @@ pub enum VolumeError {
     #[error("too many requests at once")]
     Full,
     /// Too few region servers, for too long; try again later.
-    #[error("too few region servers are there; waited {} ms", .waited.as_nanos() / 1_000_000)]
+    #[error("too few region servers are there; waited {} ms; the same request may succeed later", .waited.as_nanos() / 1_000_000)]
     Unavailable {
         /// How long the request has waited.
         waited: Span,
     },
-    /// A flush that is not on two disks.
-    #[error("the flush failed on {failed} of 3 region servers")]
+    /// A flush that is not on two disks: writes that were answered may be lost, and the same flush again would not
+    /// bring them back.
+    #[error(
+        "the flush failed on {failed} of 3 region servers: writes since the last good flush may be lost"
+    )]
     FlushFailed {
         /// How many failed or were left out.
         failed: u32,
@@ -349,6 +353,68 @@ pub enum Report {
     },
 }
 
+impl fmt::Display for Report {
+    /// One line for people: who, what, why, and what happens next.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replica {
+                client,
+                address,
+                state,
+                reason,
+                next,
+            } => {
+                let state = state.name();
+                write!(
+                    f,
+                    "region server {address} (client {client}) is {state}: {reason}; {next}"
+                )
+            }
+            Self::Integrity {
+                client,
+                address,
+                start,
+                count,
+                bad,
+            } => write!(
+                f,
+                "region server {address} (client {client}) gave bad data for blocks {start}+{count}: {bad}; the others \
+                 are asked"
+            ),
+            Self::JobFailed {
+                client,
+                address,
+                job,
+                error,
+            } => write!(
+                f,
+                "region server {address} (client {client}) failed job {job}: {error}"
+            ),
+            Self::Volume { what } => f.write_str(what),
+        }
+    }
+}
+
+impl Report {
+    /// Whether somebody may have to act: a replica is not of use, or has done something wrong.
+    pub const fn is_trouble(&self) -> bool {
+        match self {
+            Self::Replica { state, .. } => !matches!(
+                state,
+                ReplicaState::Idle
+                    | ReplicaState::Active
+                    | ReplicaState::LiveRepair
+                    | ReplicaState::Connecting {
+                        step: Step::WaitQuorum | Step::Reconcile | Step::LiveRepairReady,
+                        ..
+                    }
+            ),
+            Self::Integrity { .. } | Self::JobFailed { .. } => true,
+            Self::Volume { .. } => false,
+        }
+    }
+}
+
 impl VolumeError {
     /// The error of the protocol's list that says this best; for the HTTP status of the control interface.
     pub fn as_crucible(&self) -> CrucibleError {
@@ -402,11 +468,9 @@ impl VolumeError {
         }
     }
 
-    /// Whether the same request may succeed later, without anybody changing anything.
+    /// Whether the same request may succeed later, without anybody changing anything. A failed flush is not of that
+    /// kind: who tried it again would be told that all is well.
     pub const fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Full | Self::Unavailable { .. } | Self::FlushFailed { .. }
-        )
+        matches!(self, Self::Full | Self::Unavailable { .. })
     }
 }

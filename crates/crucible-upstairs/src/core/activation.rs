@@ -5,6 +5,7 @@ use crucible_protocol::{ClientId, JobId};
 use vm_types::Moment;
 
 use super::action::{Actions, Answer, VolumeError};
+use super::client::Client;
 use super::clients::PerClient;
 use super::event::Token;
 use super::jobs::Held;
@@ -57,12 +58,18 @@ impl Upstairs {
             client.reset(synced_through);
             client.region = None;
             client.refusals = 0;
+            client.last_loss = None;
             client.set_state(ReplicaState::Connecting {
                 mode: Mode::New,
                 step: Step::WaitConnect,
             });
             self.dial(id, out);
         }
+        let [first, second, third] = ClientId::ALL.map(|id| self.clients[id].address);
+        let what = format!(
+            "activation begins with generation {generation}: {first}, {second} and {third} are dialed"
+        );
+        Self::tell(what, out);
     }
 
     /// Activates when enough replicas are ready; when all have been lost since, makes them equal anew.
@@ -151,7 +158,7 @@ impl Upstairs {
         for id in ClientId::ALL {
             if !who[id] {
                 if self.clients[id].mode() == Some(Mode::New) {
-                    self.make_latecomer(id);
+                    self.make_latecomer(id, out);
                 }
                 continue;
             }
@@ -168,6 +175,14 @@ impl Upstairs {
         if self.phase == Phase::Activating {
             self.phase = Phase::Active;
             let token = self.activation.up.take();
+            let used = self.clients.count(Client::is_active);
+            let generation = self.generation;
+            Self::tell(
+                format!(
+                    "the volume is active, generation {generation}, with {used} of 3 region servers"
+                ),
+                out,
+            );
             if let (Some(token), Some(geometry)) = (token, self.geometry) {
                 self.answer(token, Ok(Answer::Activated(geometry)), out);
             }
@@ -180,7 +195,7 @@ impl Upstairs {
     }
 
     /// A replica that was not there in time goes on where it is, but will be repaired.
-    fn make_latecomer(&mut self, id: ClientId) {
+    fn make_latecomer(&mut self, id: ClientId, out: &mut Actions) {
         if let ReplicaState::Connecting { step, .. } = self.clients[id].state() {
             let step = match step {
                 Step::WaitQuorum => Step::LiveRepairReady,
@@ -190,6 +205,8 @@ impl Upstairs {
                 mode: Mode::Faulted,
                 step,
             });
+            let next = self.clients[id].state().outlook();
+            self.report(id, "the volume is activated without it", next, out);
         }
     }
 
@@ -255,6 +272,10 @@ impl Upstairs {
         let result = if failed > 1 {
             Err(VolumeError::FlushFailed { failed })
         } else {
+            Self::tell(
+                "the volume is let go: everything is flushed".to_owned(),
+                out,
+            );
             Ok(Answer::Deactivated)
         };
         self.answer(token, result, out);

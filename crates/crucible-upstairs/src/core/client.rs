@@ -81,6 +81,8 @@ pub(super) struct Client {
     /// Reads it has not answered.
     pub(super) reads_open: usize,
     pub(super) latency: Latency,
+    pub(super) write_latency: Latency,
+    pub(super) flush_latency: Latency,
     /// Extents in which it gave bad data: a repair copies them whatever they say of themselves.
     pub(super) suspects: Suspects,
     pub(super) counters: ReplicaCounters,
@@ -168,6 +170,8 @@ impl Client {
             reads: VecDeque::new(),
             reads_open: 0,
             latency: Latency::default(),
+            write_latency: Latency::default(),
+            flush_latency: Latency::default(),
             suspects: Suspects::default(),
             counters: ReplicaCounters::default(),
         }
@@ -369,6 +373,7 @@ impl Client {
         self.suspects.clear();
     }
 
+    /// All but what only the volume knows.
     pub(super) fn status(&self) -> ReplicaStatus {
         ReplicaStatus {
             address: self.address,
@@ -377,10 +382,15 @@ impl Client {
             repair_address: self.repair_address,
             state: self.state,
             last_loss: self.last_loss.clone(),
+            repair: None,
             jobs: self.jobs,
             bytes: self.bytes,
+            queued: self.queue.len(),
+            reads: self.reads_open,
             extent_limit: self.extent_limit,
             read_latency: self.latency.mean(),
+            write_latency: self.write_latency.mean(),
+            flush_latency: self.flush_latency.mean(),
             counters: self.counters,
         }
     }

@@ -58,7 +58,7 @@ impl Upstairs {
         } else {
             self.held.bytes += request.bytes();
             self.held.list.push_back(request);
-            self.wait_patiently();
+            self.begin_to_wait(out);
         }
     }
 
@@ -145,6 +145,18 @@ impl Upstairs {
                 self.flush(Some(request.token), snapshot, request.arrived);
             }
         }
+    }
+
+    /// Something waits for region servers to come back. Told once.
+    pub(super) fn begin_to_wait(&mut self, out: &mut Actions) {
+        if !std::mem::replace(&mut self.waiting, true) {
+            let seconds = self.config.patience.as_nanos() / 1_000_000_000;
+            let what = format!(
+                "too few region servers are there: requests wait for up to {seconds} s, and go on when enough are back"
+            );
+            Self::tell(what, out);
+        }
+        self.wait_patiently();
     }
 
     /// Begins what was held, in order, as far as there are replicas for it.
@@ -253,11 +265,17 @@ impl Upstairs {
                 failed.extend(job.token.take().map(|token| (token, job.arrived)));
             }
         }
-        waiting |= self.reads.fail_parked(is_over, &mut failed);
+        let lost = failed.len();
         for (token, arrived) in failed {
             let waited = now.since(arrived);
             self.answer(token, Err(VolumeError::Unavailable { waited }), out);
         }
+        let lost = lost + self.fail_parked_reads(is_over, out);
+        if lost > 0 {
+            let what = format!("{lost} requests have waited too long for region servers, and fail");
+            Self::tell(what, out);
+        }
+        waiting |= self.reads.parked() > 0;
         if waiting {
             self.wait_patiently();
         }

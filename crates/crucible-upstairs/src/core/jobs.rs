@@ -313,7 +313,12 @@ impl Job {
                 Kind::Reopen { .. } => JobType::Reopen,
             },
             replay: self.slots.iter().any(|slot| slot.replayed),
+            start: match self.kind {
+                Kind::Write { start, .. } => start,
+                _ => BlockIndex(0),
+            },
             blocks: self.bytes as u64 / block_size.max(1),
+            dependencies: Vec::new(),
             acked: self.token.is_none(),
             states: [ClientId(0), ClientId(1), ClientId(2)].map(|id| self.slots[id].state),
         }

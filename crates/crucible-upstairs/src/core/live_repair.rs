@@ -51,6 +51,13 @@ enum Stage {
     Reopen,
 }
 
+impl LiveRepair {
+    /// Extents that are equal.
+    pub(super) fn done(&self) -> u64 {
+        u64::from(self.next).saturating_sub(self.flight.len() as u64)
+    }
+}
+
 impl Repair {
     const fn repair(&self) -> JobId {
         JobId(self.close.0 + 1)

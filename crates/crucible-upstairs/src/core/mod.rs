@@ -46,7 +46,7 @@ pub use action::{Action, Actions, Answer, Mismatch, ReplaceResult, Report, Volum
 pub use config::{Config, Limits, Relief};
 pub use event::{BadData, Command, Event, LinkId, LinkLoss, Plain, Request, Token, Written};
 pub use status::{
-    Counters, JobState, JobStatus, JobType, Mode, Phase, ReplicaCounters, ReplicaState,
+    Counters, JobState, JobStatus, JobType, Mode, Phase, Progress, ReplicaCounters, ReplicaState,
     ReplicaStatus, Room, Status, Step,
 };
 pub use upstairs::Upstairs;

@@ -54,6 +54,26 @@ struct Read {
     asked: PerClient<Asked>,
 }
 
+impl Read {
+    /// What went wrong where it was asked last.
+    fn fault(&self) -> Option<VolumeError> {
+        let (start, count) = (self.start.0, self.count);
+        self.asked.iter().rev().find_map(|asked| match asked {
+            Asked::Bad(bad) => Some(VolumeError::BadData {
+                start,
+                count,
+                bad: *bad,
+            }),
+            Asked::Failed(error) => Some(VolumeError::ReadFailed {
+                start,
+                count,
+                error: error.clone(),
+            }),
+            Asked::No | Asked::Waiting(_) => None,
+        })
+    }
+}
+
 /// How a read stands with one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Asked {
@@ -129,7 +149,9 @@ impl Reads {
                 id,
                 kind: JobType::Read,
                 replay: false,
+                start: read.start,
                 blocks: read.count,
+                dependencies: Vec::new(),
                 acked: false,
                 states: ClientId::ALL.map(|client| match read.asked[client] {
                     Asked::No => JobState::Skipped,
@@ -140,22 +162,9 @@ impl Reads {
         })
     }
 
-    /// Takes those out that have waited too long for a replica. True if others go on waiting.
-    pub(super) fn fail_parked(
-        &mut self,
-        is_over: impl Fn(Moment) -> bool,
-        failed: &mut Vec<(Token, Moment)>,
-    ) -> bool {
-        let parked = std::mem::take(&mut self.parked);
-        for slot in parked {
-            let arrived = self.get(slot).map(|read| read.arrived);
-            if arrived.is_some_and(&is_over) {
-                failed.extend(self.remove(slot).map(|read| (read.token, read.arrived)));
-            } else {
-                self.parked.push_back(slot);
-            }
-        }
-        !self.parked.is_empty()
+    /// How many wait for a replica.
+    pub(super) fn parked(&self) -> usize {
+        self.parked.len()
     }
 
     fn insert(&mut self, read: Read) -> usize {
@@ -244,32 +253,47 @@ impl Upstairs {
         {
             return;
         }
-        let (start, count) = (read.start.0, read.count);
-        let fault = read.asked.iter().rev().find_map(|asked| match asked {
-            Asked::Bad(bad) => Some(VolumeError::BadData {
-                start,
-                count,
-                bad: *bad,
-            }),
-            Asked::Failed(error) => Some(VolumeError::ReadFailed {
-                start,
-                count,
-                error: error.clone(),
-            }),
-            Asked::No | Asked::Waiting(_) => None,
-        });
-        match fault {
-            Some(error) => {
+        // One that is away may have the blocks in good state.
+        let may_come = self.phase == Phase::Active
+            && self
+                .clients
+                .iter()
+                .any(|client| !client.is_active() && read.asked[client.id] == Asked::No);
+        match read.fault() {
+            Some(error) if !may_come => {
                 if let Some(read) = self.reads.remove(slot) {
                     self.answer(read.token, Err(error), out);
                     self.changed |= self.phase == Phase::Deactivating;
                 }
             }
-            None => {
+            _ => {
                 self.reads.parked.push_back(slot);
-                self.wait_patiently();
+                self.begin_to_wait(out);
             }
         }
+    }
+
+    /// Fails those that have waited too long for a replica; how many.
+    pub(super) fn fail_parked_reads(
+        &mut self,
+        is_over: impl Fn(Moment) -> bool,
+        out: &mut Actions,
+    ) -> usize {
+        let mut failed = 0;
+        for slot in std::mem::take(&mut self.reads.parked) {
+            let Some(arrived) = self.reads.get(slot).map(|read| read.arrived) else {
+                continue;
+            };
+            if !is_over(arrived) {
+                self.reads.parked.push_back(slot);
+            } else if let Some(read) = self.reads.remove(slot) {
+                let waited = self.now.since(arrived);
+                let error = read.fault().unwrap_or(VolumeError::Unavailable { waited });
+                self.answer(read.token, Err(error), out);
+                failed += 1;
+            }
+        }
+        failed
     }
 
     /// Asks one more replica. False when there is none to ask.

@@ -8,6 +8,7 @@ use super::action::{Actions, Answer, ReplaceResult, VolumeError};
 use super::client::Leaving;
 use super::event::Token;
 use super::jobs::Job;
+use super::latency::Latency;
 use super::status::{Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
 
@@ -80,6 +81,11 @@ impl Upstairs {
             Some(fence) if self.phase == Phase::Active => {
                 self.clients[id].leaving = Some(Leaving { new, fence });
                 self.finish_replacement(out);
+                if self.clients[id].leaving.is_some() {
+                    let reason = format!("{new} will take its place");
+                    let next = "it stays until the others have all that was flushed with its help";
+                    self.report(id, &reason, next, out);
+                }
             }
             _ => self.leave(id, new, out),
         }
@@ -110,6 +116,7 @@ impl Upstairs {
     /// Leaves the old region server, and dials the new one.
     fn leave(&mut self, id: ClientId, new: SocketAddr, out: &mut Actions) {
         let was = self.clients[id].state();
+        let old = self.clients[id].address;
         let reconciling = self.clients[id].is_at(Step::Reconcile);
         self.clients[id].disconnect(self.now, true, out);
         for job in self.jobs.iter_mut() {
@@ -122,7 +129,9 @@ impl Upstairs {
         client.region = None;
         client.repair_address = None;
         client.last_loss = None;
-        client.latency = super::latency::Latency::default();
+        client.latency = Latency::default();
+        client.write_latency = Latency::default();
+        client.flush_latency = Latency::default();
         self.changed = true;
         if was == ReplicaState::Idle {
             return;
@@ -139,7 +148,7 @@ impl Upstairs {
         self.forget_reads_of(id, out);
         self.report(
             id,
-            "it takes the place of another",
+            &format!("it takes the place of {old}"),
             "it is dialed; it gets all data by live repair",
             out,
         );

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crucible_protocol::{ExtentId, Geometry, JobId, SessionKey};
+use crucible_protocol::{BlockIndex, ExtentId, Geometry, JobId, SessionKey};
 use uuid::Uuid;
 use vm_types::Span;
 
@@ -80,6 +80,15 @@ pub enum Step {
     LiveRepairReady,
 }
 
+/// How far something is, in extents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Done.
+    pub done: u64,
+    /// To do in all.
+    pub total: u64,
+}
+
 /// All that is told of the volume.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -132,14 +141,24 @@ pub struct ReplicaStatus {
     pub state: ReplicaState,
     /// Why the last connection ended.
     pub last_loss: Option<String>,
-    /// Jobs that it has not answered.
+    /// How far it is with being made equal to the others: by live repair, or by reconciliation before use.
+    pub repair: Option<Progress>,
+    /// Jobs (but no reads) that it has not answered.
     pub jobs: usize,
     /// Bytes of writes that it has not answered.
     pub bytes: usize,
+    /// Jobs of these that wait here for their turn to be sent.
+    pub queued: usize,
+    /// Reads that it has not answered.
+    pub reads: usize,
     /// The last extent that guest I/O goes to while it is repaired.
     pub extent_limit: Option<ExtentId>,
     /// How long a read takes there, about.
     pub read_latency: Span,
+    /// How long a write takes there, about: from when it came to us, with the wait for the link.
+    pub write_latency: Span,
+    /// How long a flush takes there, about.
+    pub flush_latency: Span,
     /// Sums since the start.
     pub counters: ReplicaCounters,
 }
@@ -207,8 +226,12 @@ pub struct JobStatus {
     pub kind: JobType,
     /// Whether it was sent again to somebody.
     pub replay: bool,
+    /// The first of its blocks; 0 for what is about all.
+    pub start: BlockIndex,
     /// Blocks that it is about.
     pub blocks: u64,
+    /// What it waits for, as one list for all three: of the jobs that are known, those that must be done before it.
+    pub dependencies: Vec<JobId>,
     /// Whether the guest has its answer (or nobody waits for one).
     pub acked: bool,
     /// Where it stands on each region server.
@@ -285,6 +308,46 @@ impl JobType {
             Self::Repair => "Repair",
             Self::NoOp => "NoOp",
             Self::Reopen => "Reopen",
+        }
+    }
+}
+
+impl ReplicaState {
+    /// One word for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::LiveRepair => "repairing",
+            Self::Connecting {
+                step: Step::Reconcile,
+                ..
+            } => "reconciling",
+            Self::Connecting { mode, .. } => match mode {
+                Mode::New => "connecting",
+                Mode::Offline => "offline",
+                Mode::Faulted => "faulted",
+                Mode::Replaced => "replaced",
+            },
+        }
+    }
+
+    /// What will happen next.
+    pub const fn outlook(self) -> &'static str {
+        match self {
+            Self::Idle => "nothing is wanted of it",
+            Self::Active => "it is used",
+            Self::LiveRepair => {
+                "it is made equal to the others, extent by extent, while the volume is used"
+            }
+            Self::Connecting { mode, step } => match (step, mode) {
+                (Step::LiveRepairReady, _) => "it waits for live repair",
+                (Step::WaitQuorum, _) => "it waits for the others",
+                (Step::Reconcile, _) => "it is made equal to the others, and then used",
+                (_, Mode::New) => "it is dialed; activation waits for it",
+                (_, Mode::Offline) => "it is dialed; what it missed will be replayed",
+                (_, Mode::Faulted | Mode::Replaced) => "it is dialed; live repair will follow",
+            },
         }
     }
 }

@@ -9,13 +9,17 @@ use super::activation::Activation;
 use super::client::Client;
 use super::clients::{PerClient, is_client};
 use super::config::Config;
+use super::dependencies::DependencyMap;
+use super::dispatch::record;
 use super::event::{Command, Event, Token};
 use super::jobs::{Held, Jobs};
 use super::live_repair::LiveRepair;
 use super::merge::Growing;
 use super::reads::Reads;
 use super::reconcile::Reconcile;
-use super::status::{Counters, JobStatus, Phase, Room, Status};
+use super::status::{
+    Counters, JobStatus, Phase, Progress, ReplicaState, ReplicaStatus, Room, Status, Step,
+};
 
 /// How often one event may make another review of all replicas necessary. Each review brings at least one of
 /// three replicas a step on, so this is never reached.
@@ -53,6 +57,8 @@ pub struct Upstairs {
     pub(super) live_repair: Option<LiveRepair>,
     /// When requests that wait for region servers are looked at again.
     pub(super) patience_due: Option<Moment>,
+    /// Requests wait for region servers, and that has been told.
+    pub(super) waiting: bool,
     /// A replica changed its state: everything that depends on who is there must be reviewed.
     pub(super) changed: bool,
     jitter: u64,
@@ -90,6 +96,7 @@ impl Upstairs {
             reconciled: (0, 0),
             live_repair: None,
             patience_due: None,
+            waiting: false,
             changed: false,
             jitter: config.jitter_seed,
             counters: Counters::default(),
@@ -191,7 +198,10 @@ impl Upstairs {
             geometry: self.geometry,
             read_only: self.config.read_only,
             encrypted: self.config.encrypted,
-            replicas: ClientId::ALL.map(|id| self.clients[id].status()),
+            replicas: ClientId::ALL.map(|id| ReplicaStatus {
+                repair: self.repair_progress(id),
+                ..self.clients[id].status()
+            }),
             guest_jobs: tokens + self.reads.len() + self.held.list.len(),
             jobs: self.jobs.len() + self.reads.len(),
             bytes: self.jobs.bytes() + self.reads.bytes() + self.held.bytes,
@@ -201,6 +211,25 @@ impl Upstairs {
             next_flush: self.next_flush,
             stopped: self.activation.stopped.clone(),
             counters: self.counters,
+        }
+    }
+
+    /// How far a replica is with being made equal to the others.
+    fn repair_progress(&self, id: ClientId) -> Option<Progress> {
+        let total = u64::from(self.geometry?.extent_count());
+        match self.clients[id].state() {
+            ReplicaState::LiveRepair => {
+                let done = self.live_repair.as_ref().map_or(0, LiveRepair::done);
+                Some(Progress { done, total })
+            }
+            ReplicaState::Connecting {
+                step: Step::Reconcile,
+                ..
+            } => {
+                let (done, total) = self.reconciled;
+                Some(Progress { done, total })
+            }
+            _ => None,
         }
     }
 
@@ -216,6 +245,15 @@ impl Upstairs {
             .chain(self.reads.statuses())
             .collect();
         jobs.sort_by_key(|job| job.id);
+        // The lists went away with their messages. They are made again, so that they cost nothing when nobody asks.
+        let mut map = DependencyMap::default();
+        for status in &mut jobs {
+            let (id, start) = (status.id, status.start.0);
+            status.dependencies = match (self.jobs.get(id), self.geometry) {
+                (Some(job), Some(geometry)) => record(&mut map, id, &job.kind, geometry),
+                _ => map.read(id, start, start.saturating_add(status.blocks)),
+            };
+        }
         (jobs, self.jobs.retired())
     }
 
@@ -232,6 +270,13 @@ impl Upstairs {
         self.relieve();
         for client in ClientId::ALL {
             self.pump(client, out);
+        }
+        if self.waiting && self.held.list.is_empty() && self.reads.parked() == 0 {
+            self.waiting = false;
+            Self::tell(
+                "no request waits for region servers any more".to_owned(),
+                out,
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::{ClientId, JobId, ReadBlockContext};
 use tokio::time::{Instant, Sleep};
-use vm_types::{Clock, Moment};
+use vm_types::{Clock, Moment, Span};
 
 use super::intake::{Intake, Taken};
 use super::link::{Link, News};
@@ -51,7 +51,13 @@ pub(super) struct Driver {
     /// Of the volume, in bytes, once a write needs it.
     block_size: usize,
     bytes_max: usize,
+    /// How long requests wait for room before they fail.
+    patience: Span,
     taken: Taken,
+    /// Requests for which there was no room when they came, and since when.
+    waiting: VecDeque<(Moment, Request, Reply)>,
+    /// When a request was last handed to the core.
+    took: Moment,
     links: [Option<Link>; 3],
     replies: Slots,
     answers: Replies,
@@ -97,7 +103,7 @@ impl Driver {
         known: Arc<Known>,
         tls: Option<TlsClient>,
         crypt: Crypt<Run>,
-        bytes_max: usize,
+        (bytes_max, patience): (usize, Span),
     ) -> Self {
         Self {
             core,
@@ -108,7 +114,10 @@ impl Driver {
             crypt,
             block_size: 0,
             bytes_max,
+            patience,
             taken: Taken::default(),
+            waiting: VecDeque::new(),
+            took: Moment::START,
             links: [const { None }; 3],
             replies: Slots::default(),
             answers: Replies::default(),
@@ -162,19 +171,7 @@ impl Driver {
             let command = Command::ShutDown;
             self.event(now, Event::Command { token, command });
         }
-        for _ in 0..REQUESTS_MAX {
-            let Some((request, _)) = self.taken.requests.front() else {
-                break;
-            };
-            if !self.has_room(request) {
-                break;
-            }
-            if let Some((request, reply)) = self.taken.requests.pop_front() {
-                let token = self.replies.enter(Some(reply));
-                self.event(now, Event::Request { token, request });
-                any = true;
-            }
-        }
+        any |= self.hear_requests(now);
         for question in std::mem::take(&mut self.taken.questions) {
             let (work, retired) = self.core.work();
             let status = self.core.status();
@@ -186,6 +183,51 @@ impl Driver {
             }));
         }
         any
+    }
+
+    fn hear_requests(&mut self, now: Moment) -> bool {
+        let mut any = false;
+        for _ in 0..REQUESTS_MAX {
+            let first = match self.waiting.front() {
+                Some((_, request, _)) => Some(request),
+                None => self.taken.requests.front().map(|(request, _)| request),
+            };
+            if !first.is_some_and(|request| self.has_room(request)) {
+                break;
+            }
+            let waited = self.waiting.pop_front();
+            let next = match waited {
+                Some((_, request, reply)) => Some((request, reply)),
+                None => self.taken.requests.pop_front(),
+            };
+            let Some((request, reply)) = next else { break };
+            let token = self.replies.enter(Some(reply));
+            self.event(now, Event::Request { token, request });
+            self.took = now;
+            any = true;
+        }
+        if !any {
+            // No room: from now on they wait, but not for ever.
+            for (request, reply) in self.taken.requests.drain(..) {
+                self.waiting.push_back((now, request, reply));
+            }
+        }
+        while self.waiting_due().is_some_and(|due| due <= now) {
+            let Some((since, _, reply)) = self.waiting.pop_front() else {
+                break;
+            };
+            let waited = now.since(since);
+            self.answers
+                .send(reply, Err(VolumeError::Unavailable { waited }));
+            any = true;
+        }
+        any
+    }
+
+    /// When the first request that waits for room fails. As long as others before it find room, it is merely slow.
+    fn waiting_due(&self) -> Option<Moment> {
+        let (since, ..) = self.waiting.front()?;
+        Some((*since).max(self.took).after(self.patience))
     }
 
     /// Whether the core would take it. What could never be taken goes through, to be refused.
@@ -423,7 +465,8 @@ impl Driver {
     }
 
     fn keep_time(&mut self, now: Moment, cx: &mut Context<'_>) -> bool {
-        let deadline = self.core.deadline();
+        let due = [self.core.deadline(), self.waiting_due()];
+        let deadline = due.into_iter().flatten().min();
         let Some(at) = deadline else {
             self.timer_at = None;
             return false;
@@ -458,7 +501,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.intake.close();
         let left: VecDeque<_> = std::mem::take(&mut self.taken.requests);
-        for (_, reply) in left {
+        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = waiting.into_iter().map(|(_, _, reply)| reply);
+        for reply in waiting.chain(left.into_iter().map(|(_, reply)| reply)) {
             reply.send(Err(VolumeError::ShutDown));
         }
     }
@@ -479,8 +524,8 @@ fn written(contexts: &[ReadBlockContext]) -> Written {
 /// Passes on what an operator may want to know, at the level that fits who is to act.
 fn tell(report: &Report) {
     match report {
-        Report::Integrity { .. } => tracing::error!(?report, "a replica gave bad data"),
-        Report::JobFailed { .. } => tracing::warn!(?report, "a replica failed a job"),
-        report => tracing::info!(?report, "upstairs"),
+        Report::Integrity { .. } => tracing::error!("{report}"),
+        report if report.is_trouble() => tracing::warn!("{report}"),
+        report => tracing::info!("{report}"),
     }
 }

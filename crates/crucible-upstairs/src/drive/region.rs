@@ -16,7 +16,7 @@ use crate::control;
 use crate::core::{Command, Config, Upstairs};
 use crate::crypt::{Crypt, Envelope, Key};
 use crate::options::{CrucibleOpts, OptionsError};
-use crate::store::{Ask, Insight, Shape, Store, Submission};
+use crate::store::{Ask, Insight, Outline, Shape, Store, Submission};
 
 /// A set of three region servers in use. Ends, without a flush, when it is dropped: deactivate first.
 pub struct Region {
@@ -153,7 +153,7 @@ impl Region {
         let clock = Clock::monotonic();
         let session = SessionId(Uuid::new_v4());
         config.jitter_seed = session.0.as_u64_pair().0;
-        let bytes_max = config.limits.bytes;
+        let bounds = (config.limits.bytes, config.patience);
         let core = Upstairs::new(config, session, clock.now());
         let nudge = intake.clone();
         let envelope = Envelope::new(key.as_ref());
@@ -164,7 +164,7 @@ impl Region {
                 if let Some(listener) = listener {
                     tokio::spawn(control::serve(listener, observer));
                 }
-                Driver::new(core, clock, intake, known, tls, crypt, bytes_max).await;
+                Driver::new(core, clock, intake, known, tls, crypt, bounds).await;
             });
         };
         std::thread::Builder::new()
@@ -186,9 +186,13 @@ impl Region {
 
     /// All that it tells of itself; `None` when it has ended.
     pub async fn insight(&self) -> Option<Box<Insight>> {
+        self.question().await.ok()
+    }
+
+    fn question(&self) -> oneshot::Receiver<Box<Insight>> {
         let (sender, receiver) = oneshot::channel();
         self.intake.ask(sender);
-        receiver.await.ok()
+        receiver
     }
 }
 
@@ -217,6 +221,10 @@ impl Store for Region {
             read_only: self.known.read_only,
             encrypted: self.known.encrypted,
         })
+    }
+
+    fn outline(&self) -> Outline {
+        Outline::Region(self.question())
     }
 }
 

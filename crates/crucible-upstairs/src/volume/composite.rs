@@ -11,7 +11,7 @@ use crucible_protocol::BlockIndex;
 
 use super::join::{Join, Kind};
 use crate::core::{Command, Request, VolumeError};
-use crate::store::{Ask, Reply, Shape, Store, Submission};
+use crate::store::{Ask, Outline, Reply, Shape, Store, Submission};
 
 /// Sub-volumes over a parent.
 pub struct Composite {
@@ -284,6 +284,14 @@ impl Store for Composite {
             shape.blocks = self.parent.as_ref()?.store.shape()?.blocks;
         }
         Some(shape)
+    }
+
+    fn outline(&self) -> Outline {
+        let parent = self.parent.as_ref();
+        Outline::Volume {
+            parts: self.parts.iter().map(|part| part.outline()).collect(),
+            parent: parent.map(|parent| Box::new(parent.store.outline())),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use bytes::BytesMut;
 use crucible_protocol::BlockIndex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::control::VolumeInfo;
 use crate::core::{Answer, Command, Plain, ReplaceResult, Request, VolumeError};
 use crate::drive::{Region, Setup, StartError};
 use crate::store::{Ask, Insight, Outcome, Reply, Shape, Store, Submission};
@@ -127,6 +128,18 @@ impl Volume {
             all.extend(region.insight().await.map(|insight| *insight));
         }
         all
+    }
+
+    /// What the volume is made of, and how each set of region servers is. A single one is told as a volume of one
+    /// part, as the reference does.
+    pub async fn info(&self) -> VolumeInfo {
+        match VolumeInfo::ask(self.root.outline()).await {
+            info @ VolumeInfo::Volume { .. } => info,
+            part => VolumeInfo::Volume {
+                sub_volumes: vec![part],
+                read_only_parent: None,
+            },
+        }
     }
 
     fn units(bytes: usize) -> u32 {
