@@ -11,7 +11,7 @@ pub mod server;
 
 pub mod terminal;
 
-mod socket;
+pub(crate) mod socket;
 
 pub use server::{ConsoleEvent, ConsoleServer};
 pub use socket::SocketError;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use devices::serial::SerialPeer;
 
 use super::scrollback::{SCROLLBACK_BYTES, Scrollback};
-use super::socket::{BoundSocket, SocketError};
+use super::socket::{BoundSocket, Purpose, SocketError};
 
 /// Input that waits for the guest, in bytes; past that, the client has to wait.
 const INPUT_BYTES_MAX: usize = 4096;
@@ -93,8 +93,9 @@ impl ConsoleServer {
         path: &Path,
         notify: impl Fn(ConsoleEvent) + Send + 'static,
     ) -> Result<Self, SocketError> {
-        let socket = BoundSocket::bind(path)?;
+        let socket = BoundSocket::bind(Purpose::Serial, path)?;
         let system = |source| SocketError::System {
+            purpose: Purpose::Serial,
             path: path.to_owned(),
             source,
         };

@@ -1,4 +1,4 @@
-//! Making the socket, without taking it away from anybody.
+//! Making a unix socket, without taking it away from anybody.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -7,28 +7,63 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why the console's socket cannot be made.
+/// What a socket is for; complaints name it and the key that moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The serial console.
+    Serial,
+    /// The control socket.
+    Control,
+}
+
+impl Purpose {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Serial => "serial console",
+            Self::Control => "control socket",
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Serial => "serial",
+            Self::Control => "control",
+        }
+    }
+}
+
+/// Why a socket cannot be made.
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// Somebody answers there.
     #[error(
-        "serial console {path:?}: another process listens there; stop it, or give this machine another path with [main] \"serial\""
+        "{} {path:?}: another process listens there; stop it, or give this machine another path with [main] {:?}",
+        purpose.name(),
+        purpose.key()
     )]
     InUse {
+        /// What for.
+        purpose: Purpose,
         /// The path.
         path: PathBuf,
     },
     /// Something else has that name.
     #[error(
-        "serial console {path:?}: something that is no socket is there; move it away, or give another path with [main] \"serial\""
+        "{} {path:?}: something that is no socket is there; move it away, or give another path with [main] {:?}",
+        purpose.name(),
+        purpose.key()
     )]
     NotASocket {
+        /// What for.
+        purpose: Purpose,
         /// The path.
         path: PathBuf,
     },
     /// The system refuses.
-    #[error("serial console {path:?}: {source}")]
+    #[error("{} {path:?}: {source}", purpose.name())]
     System {
+        /// What for.
+        purpose: Purpose,
         /// The path.
         path: PathBuf,
         /// Why.
@@ -38,8 +73,8 @@ pub enum SocketError {
 
 /// A listening socket whose file goes when it does.
 #[derive(Debug)]
-pub(super) struct BoundSocket {
-    pub(super) listener: UnixListener,
+pub(crate) struct BoundSocket {
+    pub(crate) listener: UnixListener,
     path: PathBuf,
     /// Device and inode of our file: a file that somebody put in its place is not ours to remove.
     identity: Option<(u64, u64)>,
@@ -47,20 +82,23 @@ pub(super) struct BoundSocket {
 
 impl BoundSocket {
     /// Listens at `path`. A socket that nobody listens on any more is replaced.
-    pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub(crate) fn bind(purpose: Purpose, path: &Path) -> Result<Self, SocketError> {
         let system = |source| SocketError::System {
+            purpose,
             path: path.to_owned(),
             source,
         };
         match std::fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(SocketError::NotASocket {
+                    purpose,
                     path: path.to_owned(),
                 });
             }
             Ok(_) => match UnixStream::connect(path) {
                 Ok(_) => {
                     return Err(SocketError::InUse {
+                        purpose,
                         path: path.to_owned(),
                     });
                 }
@@ -81,7 +119,7 @@ impl BoundSocket {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -111,9 +149,9 @@ mod tests {
     #[test]
     fn a_live_socket_is_refused_and_a_dead_one_replaced() {
         let path = place("socket");
-        let first = BoundSocket::bind(&path).unwrap();
+        let first = BoundSocket::bind(Purpose::Control, &path).unwrap();
         assert!(matches!(
-            BoundSocket::bind(&path),
+            BoundSocket::bind(Purpose::Control, &path),
             Err(SocketError::InUse { .. })
         ));
         drop(first);
@@ -121,7 +159,7 @@ mod tests {
         // A listener that ends without cleaning up leaves its file behind.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let second = BoundSocket::bind(&path).unwrap();
+        let second = BoundSocket::bind(Purpose::Control, &path).unwrap();
         drop(second);
         assert!(!path.exists());
     }
@@ -130,10 +168,10 @@ mod tests {
     fn other_files_are_left_alone() {
         let path = place("file");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            BoundSocket::bind(&path),
-            Err(SocketError::NotASocket { .. })
-        ));
+        let refused = BoundSocket::bind(Purpose::Control, &path).unwrap_err();
+        assert!(matches!(refused, SocketError::NotASocket { .. }));
+        let text = refused.to_string();
+        assert!(text.contains("[main] \"control\""), "{text}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_file(&path).unwrap();
     }
@@ -141,7 +179,7 @@ mod tests {
     #[test]
     fn a_file_that_took_the_sockets_place_stays() {
         let path = place("replaced");
-        let bound = BoundSocket::bind(&path).unwrap();
+        let bound = BoundSocket::bind(Purpose::Control, &path).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "new").unwrap();
         drop(bound);
