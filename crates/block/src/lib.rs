@@ -53,7 +53,7 @@ pub use disk::{Disk, OpenError};
 pub use doorbell::Doorbell;
 pub use engine::{Backend, Direct, Engine, EngineSetup, Medium};
 pub use faulty::{Chance, Fault, Faults, Rule};
-pub use file::{FileDisk, FileEngine, FileOptions};
+pub use file::{FileDisk, FileEngine, FileOptions, try_lock_file};
 pub use info::DiskInfo;
 pub use limit::{Limit, Rate};
 pub use memory::MemoryDisk;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,13 +33,34 @@ const WAIT_INLINE: Duration = Duration::from_secs(1);
 pub struct VolumeDisk {
     volume: Volume,
     shape: Shape,
+    ended: Arc<Ended>,
+}
+
+/// Whether the volume has ended under the disk: a thing to be said once, whichever queue notices.
+#[derive(Debug)]
+struct Ended {
+    name: String,
+    said: AtomicBool,
 }
 
 impl VolumeDisk {
     /// A disk over `volume`, which has been activated. `None`: it has not, and nothing says how large it is.
     pub fn new(volume: Volume) -> Option<Self> {
+        Self::named("volume", volume)
+    }
+
+    /// The same, with a name for logs.
+    pub fn named(name: &str, volume: Volume) -> Option<Self> {
         let shape = volume.shape()?;
-        Some(Self { volume, shape })
+        let ended = Arc::new(Ended {
+            name: name.to_owned(),
+            said: AtomicBool::new(false),
+        });
+        Some(Self {
+            volume,
+            shape,
+            ended,
+        })
     }
 }
 
@@ -64,6 +86,7 @@ impl Backend for VolumeDisk {
 struct VolumeEngine {
     volume: Volume,
     shape: Shape,
+    ended: Arc<Ended>,
     clock: Clock,
     inline: bool,
     inbox: Arc<Inbox>,
@@ -129,6 +152,7 @@ impl VolumeEngine {
         Self {
             volume: disk.volume.clone(),
             shape: disk.shape,
+            ended: disk.ended.clone(),
             clock: setup.clock,
             inline,
             inbox: Arc::new(Inbox {
@@ -279,7 +303,10 @@ impl VolumeEngine {
         let moved = match outcome {
             Ok(Answer::Read(plain)) => deliver(self.memory.as_ref(), slot, at, &plain.data),
             Ok(_) => Ok(()),
-            Err(error) => Err(outcome_of(&error, slot.operation)),
+            Err(error) => {
+                self.ended.look_at(&error);
+                Err(outcome_of(&error, slot.operation))
+            }
         };
         if let Err(outcome) = moved {
             slot.failed = slot.failed.or(Some(outcome));
@@ -406,12 +433,29 @@ fn pieces(
     })
 }
 
+impl Ended {
+    fn look_at(&self, error: &VolumeError) {
+        if matches!(
+            error,
+            VolumeError::Stopped(_) | VolumeError::TakenOver { .. }
+        ) && !self.said.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                disk = self.name,
+                %error,
+                "this disk has ended; every request of the guest fails from now on"
+            );
+        }
+    }
+}
+
 /// What a guest learns of an error.
 fn outcome_of(error: &VolumeError, operation: Operation) -> Outcome {
     match error {
         VolumeError::ReadOnly => Outcome::ReadOnly,
         VolumeError::OutOfRange { .. } | VolumeError::NotWholeBlocks { .. } => Outcome::OutOfRange,
-        VolumeError::Full => Outcome::Retry,
+        // Region servers may come back.
+        VolumeError::Full | VolumeError::Unavailable { .. } => Outcome::Retry,
         _ if matches!(
             operation,
             Operation::Read | Operation::Compare | Operation::Verify

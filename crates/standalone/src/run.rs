@@ -2,19 +2,30 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use vmm::hypervisor::probe;
-use vmm::lifecycle::{Event, drive, event_queue};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vmm::hypervisor::{Hypervisor, probe};
+use vmm::lifecycle::state::FAILURE_CODE;
+use vmm::lifecycle::{Ending, Event, EventSender, drive_watched, event_queue};
 use vmm::machine::config::ClockMode;
 use vmm::machine::{BuildPorts, Pc, build};
 
 use crate::args::RunArguments;
 use crate::config::{self, Config};
 use crate::console::{ConsoleEvent, ConsoleServer};
+use crate::control::router::Handles;
+use crate::control::{About, ControlServer, ControlSocket, DiskHandles, MachineHandle};
 use crate::debug::DebugLines;
 use crate::logs;
-use crate::stop::Stopper;
+use crate::stop::{Button, Stop, Stopper};
+use crate::volumes::Volumes;
+use crate::volumes::generation::Generations;
+
+/// What ends the program while it waits for volumes.
+const STOPPING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// How long clients have to read the last output.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -64,11 +75,11 @@ pub fn run(arguments: &RunArguments) -> Result<(String, u8), Refusal> {
     for warning in &config.warnings {
         tracing::warn!(config = %path.display(), warning);
     }
-    let code = machine(config, arguments.no_wait)?;
+    let code = machine(config, &Generations::beside(path), arguments.no_wait)?;
     Ok((String::new(), code))
 }
 
-fn machine(config: Config, no_wait: bool) -> Result<u8, Refusal> {
+fn machine(config: Config, generations: &Generations, no_wait: bool) -> Result<u8, Refusal> {
     let hypervisor = probe::probe(config.machine.hypervisor).map_err(Refusal::one)?;
     let (sender, events) = event_queue();
     let start = sender.clone();
@@ -76,35 +87,102 @@ fn machine(config: Config, no_wait: bool) -> Result<u8, Refusal> {
         ConsoleEvent::FirstClient => start.send(Event::Start),
     })
     .map_err(Refusal::one)?;
+    let control = config.control.as_deref().map(ControlSocket::bind);
+    let control = control.transpose().map_err(Refusal::one)?;
+    // As late as possible: a machine that cannot start takes no volume from another.
+    let mut early = Signals::new(STOPPING).map_err(Refusal::one)?;
+    let mut interrupted = || early.pending().next().is_some();
+    let volumes =
+        Volumes::open(&config.volumes, generations, &mut interrupted).map_err(Refusal::one)?;
+    let ended = on_volumes(
+        config,
+        hypervisor.as_ref(),
+        &console,
+        control,
+        &volumes,
+        (sender, &events),
+        early,
+        no_wait,
+    );
+    let clean = volumes.close();
+    // What clients still have to read can wait; what a disk still has to write cannot.
+    console.drain(LAST_WORDS);
+    let (code, keepers) = ended?;
+    drop(keepers);
+    Ok(if clean { code } else { FAILURE_CODE })
+}
+
+/// Who stays until the last volume is let go: whoever answers on the control socket, and whoever keeps deadlines.
+#[derive(Debug)]
+struct Keepers {
+    _control: Option<ControlServer>,
+    _stopper: Stopper,
+}
+
+fn on_volumes(
+    config: Config,
+    hypervisor: &dyn Hypervisor,
+    console: &ConsoleServer,
+    control: Option<ControlSocket>,
+    volumes: &Volumes,
+    (sender, events): (EventSender, &Receiver<Event>),
+    mut early: Signals,
+    no_wait: bool,
+) -> Result<(u8, Keepers), Refusal> {
     let policy = config.machine.exits;
     let repeatable = config.machine.clock == ClockMode::Virtual;
     let ports = BuildPorts {
         console: console.peer(),
         debug: Arc::new(DebugLines::default()),
         events: sender.clone(),
+        backends: volumes.backends(),
     };
-    let mut machine = build(hypervisor.as_ref(), config.machine, &ports).map_err(Refusal::one)?;
+    let about = About {
+        name: config.machine.name.clone(),
+        hypervisor: hypervisor.name().to_owned(),
+        clock: if repeatable { "virtual" } else { "host" },
+        cpus: config.machine.cpus,
+        memory_bytes: config.machine.memory_bytes,
+        serial: config.serial.display().to_string(),
+    };
+    let mut machine = build(hypervisor, config.machine, &ports).map_err(Refusal::one)?;
     drop(ports);
     let com1 = Arc::downgrade(machine.com1());
     console.connect(Box::new(move |bytes| {
         com1.upgrade().map_or(0, |com1| com1.push_input(bytes))
     }));
-    let stopper = Stopper::start(
-        machine.power_button(),
-        sender.clone(),
-        config.serial.clone(),
-    )
-    .map_err(Refusal::one)?;
+    let button = machine.power_button();
+    let button: Button = Arc::new(move || button.press());
+    let stop = Stop::new(config.deadlines, button.clone(), sender.clone());
+    let disks = DiskHandles::new(&machine, volumes.clone());
+    stop.set_storage(Arc::new(disks.clone()));
+    let sockets = std::iter::once(config.serial.clone()).chain(config.control);
+    let stopper = Stopper::start(stop.clone(), sockets.collect()).map_err(Refusal::one)?;
+    let handle = MachineHandle::new(about, sender.clone(), button, stop);
+    let handles = Handles {
+        machine: Arc::new(handle.clone()),
+        disks: Arc::new(disks),
+    };
+    let control = control.map(|socket| socket.serve(handles));
+    let control = control.transpose().map_err(Refusal::one)?;
+    if early.pending().next().is_some() {
+        sender.send(Event::Halt(Ending::PowerOff));
+    }
+    drop(early);
     if no_wait {
         sender.send(Event::Start);
     } else {
         tracing::info!(path = %config.serial.display(), "waiting for a client on the serial console");
     }
-    let code = drive(&mut machine, &events, policy);
+    let code = drive_watched(&mut machine, events, policy, &mut |state| {
+        handle.reached(state);
+    });
     report(&machine, code, repeatable);
-    console.drain(LAST_WORDS);
-    drop(stopper);
-    Ok(code)
+    let keepers = Keepers {
+        _control: control,
+        _stopper: stopper,
+    };
+    Ok((code, keepers))
 }
 
 fn report(machine: &Pc, code: u8, repeatable: bool) {

@@ -127,18 +127,24 @@ const TERMINAL: &[&str] = &[
 ];
 
 /// Crates with sockets of their own.
-const NETWORK: &[&str] = &["crucible-upstairs", "crucible-downstairs", "dsc", "crutest"];
+const NETWORK: &[&str] = &[
+    "crucible-upstairs",
+    "crucible-downstairs",
+    "standalone",
+    "dsc",
+    "crutest",
+];
 
 const FOREIGN: &[Foreign] = &[
     Foreign {
         name: "tokio",
         only: NETWORK,
-        why: "the drivers of the volume own the sockets",
+        why: "the drivers of the volume and the control socket own the sockets",
     },
     Foreign {
         name: "axum",
         only: NETWORK,
-        why: "the drivers of the volume own the sockets",
+        why: "the drivers of the volume and the control socket own the sockets",
     },
     Foreign {
         name: "aws-lc-rs",

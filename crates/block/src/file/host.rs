@@ -479,6 +479,22 @@ fn set_flags(_open: &mut OpenOptions, options: &FileOptions) -> IoResult<()> {
     Ok(())
 }
 
+/// Locks a whole file against other programs that ask the same way; whether that worked. The lock ends with the last
+/// handle of the file. Errors: a file system that knows no locks.
+pub fn try_lock_file(file: &File) -> std::io::Result<bool> {
+    // SAFETY: only numbers are passed, and the descriptor is open.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = Error::last_os_error();
+    if error.kind() == ErrorKind::WouldBlock {
+        Ok(false)
+    } else {
+        Err(error)
+    }
+}
+
 fn lock(file: &File, shared: bool, path: &str) -> Result<(), OpenError> {
     let kind = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: only numbers are passed, and the descriptor is open.

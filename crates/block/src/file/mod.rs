@@ -5,6 +5,8 @@
 
 mod host;
 
+pub use host::try_lock_file;
+
 mod bounce;
 
 mod pool;

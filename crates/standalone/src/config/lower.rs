@@ -1,8 +1,10 @@
 //! From checked tables to a machine: references between tables, files, and what contradicts itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmm::machine::config::{
     BootConfig, CHIPSET_FUNCTIONS, ClockMode, DeviceConfig, DiskConfig, DiskKind, ExitPolicy,
@@ -13,8 +15,10 @@ use super::document::{Entry, Raw};
 use super::error::{ConfigError, Problem};
 use super::read::{Findings, Table, read_table, read_variant};
 use super::schema::{BLOCK_DEV, CLOUDINIT, DEV, Family, MAIN, Presence, TOP_LEVEL, nearest};
+use super::volume::{self, REQUEST_TIMEOUT_VIRTIO, VolumeConfig};
 use super::{Config, cpuid, files};
 use crate::cloudinit;
+use crate::stop::Deadlines;
 
 type Entries = BTreeMap<String, Entry>;
 
@@ -42,6 +46,7 @@ struct Lowering<'a> {
 /// A `[block_dev.NAME]`, lowered, and whether it can be written.
 struct Disk {
     config: DiskConfig,
+    volume: Option<VolumeConfig>,
     line: u32,
 }
 
@@ -64,11 +69,12 @@ impl Lowering<'_> {
         let disks = self.family(document, &BLOCK_DEV);
         let devices = self.family(document, &DEV);
 
-        let lowered_disks = self.disks(&disks, image);
+        let mut lowered_disks = self.disks(&disks, image);
         let lowered_devices = self.devices(document, &devices, &lowered_disks);
+        patience_behind_virtio(&disks, &lowered_devices, &mut lowered_disks);
         let main = main?;
         let boot = self.boot(&main);
-        self.serial(&main);
+        self.sockets(&main);
         self.name(&main);
         self.boot_order(&main, &devices);
         let profile = self.profile(&main, &cpuid);
@@ -114,8 +120,8 @@ impl Lowering<'_> {
             boot_order: main.list("boot_order").map(<[String]>::to_vec),
             cpuid: profile,
             disks: lowered_disks
-                .into_iter()
-                .map(|(name, disk)| (name, disk.config))
+                .iter()
+                .map(|(name, disk)| (name.clone(), disk.config.clone()))
                 .collect(),
             devices: lowered_devices,
             exits: ExitPolicy {
@@ -124,6 +130,13 @@ impl Lowering<'_> {
             },
         };
         let serial = PathBuf::from(main.text("serial").unwrap_or_default());
+        let control = main.text("control").filter(|path| !path.is_empty());
+        let control = control.map(PathBuf::from);
+        let seconds = |key: &str| Duration::from_secs(number(key));
+        let deadlines = Deadlines {
+            guest: seconds("stop_deadline"),
+            storage: seconds("storage_deadline"),
+        };
         let tables = std::iter::once(main)
             .chain(disks)
             .chain(devices)
@@ -131,7 +144,13 @@ impl Lowering<'_> {
             .collect();
         Some(Config {
             machine,
+            volumes: lowered_disks
+                .into_iter()
+                .filter_map(|(name, disk)| Some((name, disk.volume?)))
+                .collect(),
             serial,
+            control,
+            deadlines,
             warnings: self.warnings,
             tables,
             cpuid,
@@ -256,6 +275,7 @@ impl Lowering<'_> {
     fn disks(&mut self, tables: &[Table], image: Arc<[u8]>) -> BTreeMap<String, Disk> {
         let mut disks = BTreeMap::new();
         let mut writable_files: BTreeMap<PathBuf, String> = BTreeMap::new();
+        let mut targets: BTreeMap<SocketAddr, (String, bool)> = BTreeMap::new();
         for table in tables {
             let Some((_, variant)) = table.variant else {
                 continue;
@@ -269,6 +289,7 @@ impl Lowering<'_> {
             }
             let mut read_only = table.flag("read_only").unwrap_or(false);
             let workers = u32::try_from(table.integer("workers").unwrap_or(8)).unwrap_or(8);
+            let mut volume = None;
             let kind = match variant.name {
                 "file" => {
                     let Some(path) = table.text("path") else {
@@ -305,6 +326,14 @@ impl Lowering<'_> {
                     read_only = true;
                     DiskKind::Image(image.clone())
                 }
+                "crucible" => {
+                    let Some(config) = volume::crucible(table, self.findings) else {
+                        continue;
+                    };
+                    self.targets(table, &config.opts.target, read_only, &mut targets);
+                    volume = Some(VolumeConfig::Crucible(Box::new(config)));
+                    DiskKind::Given
+                }
                 name => {
                     let Some(bytes) = table.integer("size") else {
                         continue;
@@ -317,6 +346,13 @@ impl Lowering<'_> {
                     }
                     match name {
                         "null" => DiskKind::Null { bytes },
+                        "crucible-mem" => {
+                            volume = Some(VolumeConfig::Memory {
+                                block_size: u32::try_from(block_size).unwrap_or(512),
+                                blocks: bytes / block_size,
+                            });
+                            DiskKind::Given
+                        }
                         _ => DiskKind::Memory { bytes, workers },
                     }
                 }
@@ -329,11 +365,35 @@ impl Lowering<'_> {
             };
             let disk = Disk {
                 config,
+                volume,
                 line: table.line,
             };
             disks.insert(table.short_name().to_owned(), disk);
         }
         disks
+    }
+
+    /// Two volumes on one downstairs would take it from each other, unless both only read.
+    fn targets(
+        &mut self,
+        table: &Table,
+        addresses: &[SocketAddr],
+        read_only: bool,
+        taken: &mut BTreeMap<SocketAddr, (String, bool)>,
+    ) {
+        for address in addresses {
+            let entry = (table.name.clone(), read_only);
+            let before = taken.insert(*address, entry);
+            let clash =
+                before.filter(|(other, both)| *other != table.name && !(*both && read_only));
+            if let Some((other, _)) = clash {
+                let problem = Problem::Invalid(format!(
+                    "[{other}] uses {address} already; a downstairs serves one writer"
+                ));
+                self.findings.at(table, "targets", problem);
+                return;
+            }
+        }
     }
 
     fn devices(
@@ -542,11 +602,19 @@ impl Lowering<'_> {
         }
     }
 
-    fn serial(&mut self, main: &Table) {
-        if let Some(path) = main.text("serial")
-            && let Err(problem) = files::check_socket(path)
-        {
-            self.findings.at(main, "serial", problem);
+    fn sockets(&mut self, main: &Table) {
+        for key in ["serial", "control"] {
+            if let Some(path) = main.text(key)
+                && !(key == "control" && path.is_empty())
+                && let Err(problem) = files::check_socket(path)
+            {
+                self.findings.at(main, key, problem);
+            }
+        }
+        let path = |key| main.text(key).map(Path::new);
+        if path("serial").is_some() && path("serial") == path("control") {
+            let problem = Problem::Invalid("is the path of \"serial\", too".to_owned());
+            self.findings.at(main, "control", problem);
         }
     }
 
@@ -607,5 +675,26 @@ impl Lowering<'_> {
             self.findings.at(main, "cpuid_profile", problem);
         }
         table.map(|table| table.profile.clone())
+    }
+}
+
+/// virtio has no status that says "try again": where the user says nothing, requests wait longer.
+fn patience_behind_virtio(
+    tables: &[Table],
+    devices: &BTreeMap<String, DeviceConfig>,
+    disks: &mut BTreeMap<String, Disk>,
+) {
+    for table in tables {
+        let name = table.short_name();
+        let behind_virtio = devices
+            .values()
+            .any(|device| matches!(device, DeviceConfig::VirtioBlock { disk, .. } if disk == name));
+        if let Some(VolumeConfig::Crucible(config)) =
+            disks.get_mut(name).and_then(|disk| disk.volume.as_mut())
+            && behind_virtio
+            && table.setting("request_timeout").is_none()
+        {
+            config.request_timeout = REQUEST_TIMEOUT_VIRTIO;
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! From a TOML file to a machine: parse, check against the schema, lower to typed configuration.
 //!
 //! Start at [`load`]. Reading order: `schema` (every key as a row), `document` (values with their lines),
-//! `read` (each key against its row), `lower` (references, files and contradictions; the typed result),
-//! `print` (what was understood), `error` (the form of a complaint). Nothing here starts anything.
+//! `read` (each key against its row), `lower` (references, files and contradictions; the typed result), `volume`
+//! (the same for volumes), `print` (what was understood), `error` (the form of a complaint). Nothing here starts anything.
 
 pub mod schema;
 
 pub mod document;
 
 pub mod read;
+
+pub mod volume;
 
 mod lower;
 
@@ -20,10 +22,13 @@ mod print;
 
 mod error;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmm::machine::config::MachineConfig;
+
+use crate::stop::Deadlines;
 
 pub use error::{ConfigError, Place, Problem};
 pub use print::{print_json, print_toml, schema_text};
@@ -33,8 +38,14 @@ pub use print::{print_json, print_toml, schema_text};
 pub struct Config {
     /// The machine to build.
     pub machine: MachineConfig,
+    /// The volumes to open for it, by the names of their disks.
+    pub volumes: BTreeMap<String, volume::VolumeConfig>,
     /// The serial console's socket.
     pub serial: PathBuf,
+    /// The control socket, if there is to be one.
+    pub control: Option<PathBuf>,
+    /// How long a stop waits for the guest and for storage.
+    pub deadlines: Deadlines,
     /// What is odd but no mistake: keys without effect, disks that nothing uses.
     pub warnings: Vec<String>,
     /// Every table and key as understood, in the order of the schema; for printing.

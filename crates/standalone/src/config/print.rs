@@ -24,7 +24,9 @@ pub fn print_toml(config: &Config) -> String {
         }
         for setting in &table.settings {
             let line = format!("{} = {}", setting.key.name, toml_value(&setting.value));
-            if setting.given {
+            if setting.key.kind == Kind::Secret {
+                let _ = writeln!(text, "# {} is given and not shown", setting.key.name);
+            } else if setting.given {
                 let _ = writeln!(text, "{line}");
             } else {
                 let _ = writeln!(text, "{line:<32} # default");
@@ -114,7 +116,7 @@ fn rows(text: &mut String, indent: &str, keys: &[Key]) {
 
 fn kind_name(kind: Kind) -> String {
     match kind {
-        Kind::Text => "string".to_owned(),
+        Kind::Text | Kind::Secret => "string".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Bool => "true or false".to_owned(),
         Kind::Integer { min, max } if max >= u64::from(u32::MAX) => format!("integer >= {min}"),
@@ -143,6 +145,7 @@ fn json_table(table: &Table) -> Json {
 fn json_value(value: &Value) -> Json {
     match value {
         Value::Text(text) => json!(text),
+        Value::Secret(_) => Json::Null,
         Value::Integer(number) => json!(number),
         Value::Seconds(seconds) => json!(seconds),
         Value::Bool(value) => json!(value),
@@ -158,6 +161,7 @@ fn json_value(value: &Value) -> Json {
 fn toml_value(value: &Value) -> String {
     match value {
         Value::Text(text) => toml_text(text),
+        Value::Secret(_) => String::new(),
         Value::Integer(number) => number.to_string(),
         Value::Seconds(seconds) => format!("{seconds:?}"),
         Value::Bool(value) => value.to_string(),

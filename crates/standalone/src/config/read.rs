@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crucible_upstairs::crypt::KeyText;
 use vmm::machine::config::PciPath;
 
 use super::document::{Entry, Node, Raw};
@@ -14,6 +15,8 @@ use super::schema::{Availability, Family, Key, Kind, Presence, Variant, nearest}
 pub enum Value {
     /// Text, path, choice or name.
     Text(String),
+    /// What is shown nowhere.
+    Secret(KeyText),
     /// Integer within its range.
     Integer(u64),
     /// Seconds.
@@ -72,6 +75,22 @@ impl Table {
     pub fn integer(&self, key: &str) -> Option<u64> {
         match self.setting(key)?.value {
             Value::Integer(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Seconds.
+    pub fn seconds(&self, key: &str) -> Option<f64> {
+        match self.setting(key)?.value {
+            Value::Seconds(seconds) => Some(seconds),
+            _ => None,
+        }
+    }
+
+    /// What is shown nowhere.
+    pub fn secret(&self, key: &str) -> Option<&KeyText> {
+        match self.setting(key)?.value {
+            Value::Secret(ref text) => Some(text),
             _ => None,
         }
     }
@@ -207,7 +226,7 @@ pub fn read_variant(
 ) -> Option<Table> {
     let name = format!("{}.{short_name}", family.name);
     let variant = selected(&name, line, entries, family, findings)?;
-    let known = || family.common.iter().chain(variant.keys);
+    let known = || family.keys_of(variant);
     for (word, entry) in entries {
         if word != family.selector && !known().any(|key| key.name == word) {
             let owners = family.owners_of(word);
@@ -343,6 +362,12 @@ fn check(node: &Node, kind: Kind) -> Result<Value, Problem> {
     match (kind, &node.value) {
         (Kind::Text | Kind::DiskName, Raw::Text(text)) => Ok(Value::Text(text.clone())),
         (Kind::Text | Kind::DiskName, _) => Err(wrong("a string")),
+        (Kind::Secret, Raw::Text(text)) => Ok(Value::Secret(text.clone().into())),
+        // What was found is not repeated: part of it may be the secret.
+        (Kind::Secret, _) => Err(Problem::WrongType {
+            expected: "a string".to_owned(),
+            found: "something else".to_owned(),
+        }),
         (Kind::Path, Raw::Text(text)) if text.is_empty() => Err(wrong("a path")),
         (Kind::Path, Raw::Text(text)) => Ok(Value::Text(text.clone())),
         (Kind::Path, _) => Err(wrong("a path as a string")),
@@ -383,10 +408,18 @@ fn check(node: &Node, kind: Kind) -> Result<Value, Problem> {
             .map(Value::PciPath)
             .ok_or_else(|| wrong(PCI_PATH_FORM)),
         (Kind::PciPath, _) => Err(wrong(PCI_PATH_FORM)),
-        (Kind::Targets, value) => text_list(value)
-            .filter(|list| list.len() == 3 && list.iter().all(|item| is_address(item)))
-            .map(Value::TextList)
-            .ok_or_else(|| wrong("an array of exactly three \"ip:port\" strings")),
+        (Kind::Targets, value) => {
+            let expected = "an array of exactly three \"ip:port\" strings";
+            let list = text_list(value).filter(|list| list.len() == 3);
+            let list = list.ok_or_else(|| wrong(expected))?;
+            match list.iter().find(|item| !is_address(item)) {
+                None => Ok(Value::TextList(list)),
+                Some(item) => Err(Problem::WrongType {
+                    expected: expected.to_owned(),
+                    found: format!("{item:?} among them"),
+                }),
+            }
+        }
         (Kind::PortMappings, value) => port_mappings(value)
             .map(Value::PortMappings)
             .ok_or_else(|| wrong("an array of { port = NUMBER, addr = \"ip:port\" }")),
@@ -464,8 +497,10 @@ mod tests {
     #[test]
     fn every_default_of_the_schema_is_valid() {
         let families = [&BLOCK_DEV, &DEV].into_iter().flat_map(|family| {
-            let own = family.variants.iter().flat_map(|variant| variant.keys);
-            family.common.iter().chain(own)
+            family
+                .variants
+                .iter()
+                .flat_map(|variant| family.keys_of(variant))
         });
         for key in MAIN.iter().chain(CLOUDINIT).chain(families) {
             if let Presence::Default(text) = key.presence {

@@ -8,6 +8,8 @@
 pub enum Kind {
     /// Any string.
     Text,
+    /// A key in base64, which is shown nowhere.
+    Secret,
     /// A path; relative ones count from the current directory.
     Path,
     /// `true` or `false`.
@@ -75,7 +77,7 @@ pub struct Variant {
     pub name: &'static str,
     /// Whether it can be used.
     pub availability: Availability,
-    /// Keys of this variant beside the common ones.
+    /// Keys of this variant beside the common ones; one of the same name takes the place of a common one.
     pub keys: &'static [Key],
     /// Meaning, one line.
     pub doc: &'static str,
@@ -110,6 +112,10 @@ const ANY_U64: Kind = Kind::Integer {
 const ANY_U32: Kind = Kind::Integer {
     min: 0,
     max: u32::MAX as u64,
+};
+const DEADLINE: Kind = Kind::Integer {
+    min: 0,
+    max: crate::control::api::STOP_DEADLINE_MAX,
 };
 const EXIT_CODE: Kind = Kind::Integer { min: 0, max: 255 };
 const BLOCK_SIZE: Kind = Kind::Integer {
@@ -192,6 +198,24 @@ pub const MAIN: &[Key] = &[
         Kind::Path,
         Default("\"./ttya\""),
         "unix socket of the serial console COM1",
+    ),
+    key(
+        "control",
+        Kind::Path,
+        Default("\"./ctl\""),
+        "unix socket of the control interface (standalone ctl, HTTP); \"\" for none",
+    ),
+    key(
+        "stop_deadline",
+        DEADLINE,
+        Default("60"),
+        "seconds that the guest has to switch itself off when it is asked to stop",
+    ),
+    key(
+        "storage_deadline",
+        DEADLINE,
+        Default("30"),
+        "seconds that disks have to come to rest at the end, before they are cut off",
     ),
     key(
         "boot_order",
@@ -328,17 +352,33 @@ pub const BLOCK_DEV: Family = Family {
         },
         Variant {
             name: "crucible",
-            availability: Availability::NotYet,
+            availability: Availability::Built,
             keys: &[
+                key(
+                    "block_size",
+                    BLOCK_SIZE,
+                    Optional,
+                    "logical block in bytes; without it that of the regions, else they must agree",
+                ),
                 key(
                     "blocks_per_extent",
                     ANY_U64,
-                    Required,
-                    "blocks in an extent",
+                    Optional,
+                    "blocks in an extent; likewise",
                 ),
-                key("extent_count", ANY_U32, Required, "extents in the volume"),
+                key(
+                    "extent_count",
+                    ANY_U32,
+                    Optional,
+                    "extents in the volume; likewise",
+                ),
                 key("targets", Kind::Targets, Required, "the three downstairs"),
-                key("generation", ANY_U64, Required, "must rise at every attach"),
+                key(
+                    "generation",
+                    ANY_U64,
+                    Optional,
+                    "must rise at every start; without it, it is kept rising in CONFIG.generations",
+                ),
                 key("upstairs_id", Kind::Text, Optional, "uuid of this client"),
                 key(
                     "lossy",
@@ -350,9 +390,27 @@ pub const BLOCK_DEV: Family = Family {
                     "flush_timeout",
                     Kind::Seconds,
                     Optional,
-                    "seconds between automatic flushes",
+                    "seconds between automatic flushes, at most 3600; without it half a second",
                 ),
-                key("encryption_key", Kind::Text, Optional, "256 bits in base64"),
+                key(
+                    "request_timeout",
+                    Kind::Seconds,
+                    Optional,
+                    "seconds that a request waits while too few downstairs are there, then it fails and the guest \
+                     may try again; without it 25, behind virtio 150",
+                ),
+                key(
+                    "degraded_activation",
+                    Kind::Bool,
+                    Default("false"),
+                    "start with two of the three downstairs; the third joins by repair",
+                ),
+                key(
+                    "encryption_key",
+                    Kind::Secret,
+                    Optional,
+                    "256 bits in base64",
+                ),
                 key("cert_pem", Kind::Path, Optional, "client certificate"),
                 key("key_pem", Kind::Path, Optional, "its private key"),
                 key("root_cert_pem", Kind::Path, Optional, "root certificate"),
@@ -367,7 +425,7 @@ pub const BLOCK_DEV: Family = Family {
         },
         Variant {
             name: "crucible-mem",
-            availability: Availability::NotYet,
+            availability: Availability::Built,
             keys: &[key("size", SIZE, Required, "size in bytes")],
             doc: "a volume in memory behind the replicated volume's layers",
         },
@@ -505,6 +563,15 @@ impl Family {
         self.variants.iter().find(|variant| variant.name == name)
     }
 
+    /// All keys of a variant: the common ones, then its own.
+    pub fn keys_of(
+        &self,
+        variant: &'static Variant,
+    ) -> impl Iterator<Item = &'static Key> + Clone + use<> {
+        let own = |key: &&Key| !variant.keys.iter().any(|it| it.name == key.name);
+        self.common.iter().filter(own).chain(variant.keys)
+    }
+
     /// Names of the variants whose own keys include `key`.
     pub fn owners_of(&self, key: &str) -> Vec<&'static str> {
         self.variants
@@ -602,7 +669,7 @@ mod tests {
         check(CLOUDINIT.iter().collect());
         for family in [&BLOCK_DEV, &DEV] {
             for variant in family.variants {
-                check(family.common.iter().chain(variant.keys).collect());
+                check(family.keys_of(variant).collect());
             }
         }
     }
