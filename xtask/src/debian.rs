@@ -51,6 +51,26 @@ fn refresh_lists() -> Result<(), String> {
     run::quiet(Command::new("apt-get").args(["update", "--quiet=2"])).map(drop)
 }
 
+/// The host's own sources of Debian packages, as lines of a `sources.list`; empty where it has none.
+pub(crate) fn mirrors() -> String {
+    let mut command = Command::new("apt-get");
+    command.args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)",
+        "Created-By: Packages",
+    ]);
+    run::quiet(&mut command).map_or_else(|_| String::new(), |text| parse_mirrors(&text))
+}
+
+/// Keeps Debian's own of the lines `ORIGIN|deb ...`.
+fn parse_mirrors(text: &str) -> String {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("Debian|"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
 /// What `package` depends on directly, in its candidate version: package names.
 ///
 /// Errors: the package is unknown even with fresh lists.
@@ -192,6 +212,15 @@ mod tests {
         assert_eq!(
             parse_depends(text),
             ["linux-image-6.1.0-9-cloud-amd64", "a", "b"]
+        );
+    }
+
+    #[test]
+    fn only_debian_s_own_sources_are_taken() {
+        let text = "Debian|deb http://mirror/debian stable main\nOther|deb http://x/ y z\n";
+        assert_eq!(
+            parse_mirrors(text),
+            "deb http://mirror/debian stable main\n"
         );
     }
 

@@ -47,6 +47,8 @@ enum Chore {
     Test(suites::Options),
     /// Boot whole machines that prove one thing each.
     Scenario(scenario::Options),
+    /// Make a whole system and boot it.
+    Guest(guest::Options),
     /// Run the replicated volume's programs against each other: kills, repairs, takeovers, NBD clients.
     Volume(volume::Options),
     /// Measure, as ratios to something that runs beside it.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::command(&options),
         Chore::Test(options) => suites::command(&options),
         Chore::Scenario(options) => scenario::command(&options),
+        Chore::Guest(options) => guest::command(&options),
         Chore::Volume(options) => volume::command(&options),
         Chore::Bench(options) => bench::command(&options),
         Chore::Illumos(options) => illumos::command(&options),

@@ -1,6 +1,7 @@
 //! The guest's serial line, read against a clock: what is waited for, and for how long at most.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -150,6 +151,12 @@ impl Console {
         }
         self.show_lines();
         Ok(())
+    }
+
+    /// Hangs up.
+    pub(crate) fn close(self) {
+        // A machine that has hung up before is no worse.
+        let _closed = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Everything that the guest has printed so far.

@@ -126,10 +126,7 @@ impl Machine {
 
     /// Writes `vm.toml` into `directory`, and empty images of `bytes` for the disks that are images.
     pub(crate) fn prepare(&self, directory: &Path, bytes: u64) -> Result<(), String> {
-        fs::create_dir_all(directory)
-            .map_err(|error| format!("{}: {error}", directory.display()))?;
-        let place = directory.join("vm.toml");
-        fs::write(&place, self.toml()).map_err(|error| format!("{}: {error}", place.display()))?;
+        self.configure(directory)?;
         for disk in &self.disks {
             let Medium::Image(image) = disk.medium else {
                 continue;
@@ -139,6 +136,15 @@ impl Machine {
                 .and_then(|file| file.set_len(bytes))
                 .map_err(|error| format!("{}: {error}", place.display()))?;
         }
+        Ok(())
+    }
+
+    /// Writes `vm.toml` into `directory`; images are whoever's who asks.
+    pub(crate) fn configure(&self, directory: &Path) -> Result<(), String> {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        let place = directory.join("vm.toml");
+        fs::write(&place, self.toml()).map_err(|error| format!("{}: {error}", place.display()))?;
         // Sockets of an earlier run would be taken for this one's.
         for name in [SOCKET, CONTROL] {
             let socket = directory.join(name);
