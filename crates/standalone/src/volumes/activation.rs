@@ -108,7 +108,7 @@ pub(super) fn activate(
                 }
             }
             Err(VolumeError::GenerationTooLow { requested, found })
-                if ours_to_choose && found > requested && !raised.get(at).is_some_and(|it| *it) =>
+                if ours_to_choose && found >= requested && !raised.get(at).is_some_and(|it| *it) =>
             {
                 if let Some(it) = raised.get_mut(at) {
                     *it = true;
