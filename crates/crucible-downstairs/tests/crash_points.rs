@@ -22,6 +22,14 @@ const TORN: Shape = Shape {
     encrypted: true,
 };
 
+/// Blocks of two sectors, and many of them, so that much is written for the first time.
+const WIDE: Shape = Shape {
+    block_size: 1024,
+    blocks: 40,
+    extents: 2,
+    encrypted: true,
+};
+
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
@@ -50,6 +58,34 @@ fn history(shape: Shape, draw: &mut Draw, steps: usize) -> Vec<Step> {
             17 => Step::FlushExtent(draw.below(u64::from(shape.extents)) as u32),
             18 if draw.below(2) == 0 => Step::Settle,
             18 => Step::Promote,
+            _ => Step::CloseAndReopen {
+                extent: draw.below(u64::from(shape.extents)) as u32,
+                flush: draw.below(2) == 0,
+            },
+        })
+        .collect()
+}
+
+/// A volume that is filled from its beginning, in long runs, with some overwriting and reading back.
+fn stream(shape: Shape, draw: &mut Draw, steps: usize) -> Vec<Step> {
+    let all = shape.all();
+    let mut next = 0;
+    (0..steps)
+        .map(|_| match draw.below(16) {
+            0..=8 if next < all => {
+                let start = next;
+                let count = 1 + draw.below((all - start).min(12));
+                next += count;
+                Step::Write { start, count }
+            }
+            0..=10 => {
+                let start = draw.below(next.max(1));
+                let count = 1 + draw.below((all - start).min(4));
+                Step::Write { start, count }
+            }
+            11 | 12 => Step::Flush { limit: None },
+            13 => Step::FlushExtent(draw.below(u64::from(shape.extents)) as u32),
+            14 => Step::Settle,
             _ => Step::CloseAndReopen {
                 extent: draw.below(u64::from(shape.extents)) as u32,
                 flush: draw.below(2) == 0,
@@ -194,7 +230,14 @@ struct Tally {
 }
 
 /// One history: the power fails after each of its operations, with each kind of loss; then again while it recovers.
-fn torment(shape: Shape, seed: u64, steps: usize, losses: u64, tally: &mut Tally) {
+fn torment(
+    shape: Shape,
+    history: fn(Shape, &mut Draw, usize) -> Vec<Step>,
+    seed: u64,
+    steps: usize,
+    losses: u64,
+    tally: &mut Tally,
+) {
     let mut draw = Draw(seed);
     let options = Options {
         journal_bytes: 1 << 20,
@@ -206,6 +249,16 @@ fn torment(shape: Shape, seed: u64, steps: usize, losses: u64, tally: &mut Tally
         },
         context_bytes: if draw.below(2) == 0 { 1 << 20 } else { 0 },
         open_files: if draw.below(2) == 0 { 64 } else { 1 },
+        direct_bytes: match draw.below(4) {
+            0 => usize::MAX,
+            1 => shape.block_size as usize,
+            _ => 2 * shape.block_size as usize,
+        },
+        direct_after: if draw.below(2) == 0 {
+            1
+        } else {
+            3 * shape.block_size as usize
+        },
         ..options()
     };
     let steps = history(shape, &mut draw, steps);
@@ -255,8 +308,11 @@ fn torment(shape: Shape, seed: u64, steps: usize, losses: u64, tally: &mut Tally
 #[test]
 fn whatever_a_power_cut_loses_flushed_blocks_survive_and_no_block_is_torn() {
     let mut tally = Tally::default();
-    torment(SMALL, 1, 14, 2, &mut tally);
-    torment(TORN, 2, 10, 2, &mut tally);
+    torment(SMALL, history, 1, 14, 2, &mut tally);
+    torment(TORN, history, 2, 10, 2, &mut tally);
+    for seed in 3..6 {
+        torment(WIDE, stream, seed, 14, 2, &mut tally);
+    }
     assert!(tally.crashes > 300 && tally.violations == 0, "{tally:?}");
 }
 
@@ -269,8 +325,9 @@ fn slow_power_cuts_over_many_histories() {
     let mut tally = Tally::default();
     println!("histories operations crashes violations");
     for seed in 0..50 {
-        torment(SMALL, 10_000 + seed, 24, 4, &mut tally);
-        torment(TORN, 20_000 + seed, 16, 4, &mut tally);
+        torment(SMALL, history, 10_000 + seed, 24, 4, &mut tally);
+        torment(TORN, history, 20_000 + seed, 16, 4, &mut tally);
+        torment(WIDE, stream, 30_000 + seed, 24, 4, &mut tally);
         if seed % 5 == 4 {
             println!(
                 "{:>9} {:>10} {:>7} {:>10}",

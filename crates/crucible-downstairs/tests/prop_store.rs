@@ -166,7 +166,7 @@ proptest! {
     #[test]
     fn a_region_does_what_its_model_does(jobs in prop::collection::vec(job(), 1..25), narrow in any::<bool>()) {
         let options = if narrow {
-            Options { pending_bytes: 4 << 10, context_bytes: 4 << 10, open_files: 1, ..options() }
+            Options { pending_bytes: 4 << 10, context_bytes: 4 << 10, open_files: 1, direct_bytes: usize::MAX, ..options() }
         } else {
             options()
         };

@@ -135,6 +135,40 @@ fn slow_every_operation_of_many_histories_fails() {
 }
 
 #[test]
+fn what_a_failed_sync_has_dropped_is_an_error_until_it_is_written_again() {
+    let image = CrashDisk::new();
+    create(&(Arc::new(image.clone()) as Arc<dyn Disk>), SHAPE);
+    let faulty = Arc::new(FaultyDisk::new(Arc::new(image.clone())));
+    let disk: Arc<dyn Disk> = Arc::<FaultyDisk>::clone(&faulty);
+    let region = Region::open(disk, Mode::ReadWrite, options()).unwrap();
+    write(&region, SHAPE, 0, 1, 1).unwrap();
+    // The first block waits, so these go to their place.
+    write(&region, SHAPE, 1, 4, 2).unwrap();
+    // Everything before the sync only reads.
+    let failed = (0..8).find_map(|skip| {
+        faulty.fail(Fault::Io, skip, 1);
+        let error = region.flush(1, 1, None).err()?.to_string();
+        error.contains("sync of an extent").then_some(error)
+    });
+    assert!(failed.is_some());
+    faulty.heal();
+    assert!(image.rot("00/000/000", 3 * 4096, 1));
+
+    region.flush(1, 1, None).unwrap();
+
+    for index in [0, 1, 2, 4] {
+        let version = version_of(SHAPE, index, &read(&region, index).unwrap(), 2);
+        assert_eq!(version, if index == 0 { 1 } else { 2 });
+    }
+    assert!(read(&region, 3).is_err());
+    assert!(region.extent_state(ExtentId(0)).unwrap().dirty);
+    write(&region, SHAPE, 3, 1, 3).unwrap();
+    region.flush(2, 1, None).unwrap();
+    assert!(!region.extent_state(ExtentId(0)).unwrap().dirty);
+    assert_eq!(region.verify(1, &|_, _| {}).unwrap().bad_count, 0);
+}
+
+#[test]
 fn a_creation_that_fails_can_be_done_again() {
     for skip in 0..60 {
         let faulty = Arc::new(FaultyDisk::new(Arc::new(CrashDisk::new())));

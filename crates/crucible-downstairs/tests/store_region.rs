@@ -650,6 +650,8 @@ fn sixteen_threads_read_and_write_and_flush_without_waiting_for_ever() {
         journal_bytes: 1 << 20,
         open_files: 4,
         context_bytes: 8 << 10,
+        direct_bytes: 512,
+        direct_after: 1,
         background: true,
     };
     let region = Region::open(Arc::clone(&disk), Mode::ReadWrite, options).unwrap();

@@ -598,6 +598,10 @@ impl DiskFile for ImageFile {
         })
     }
 
+    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(&[IoSlice::new(buffer)], offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.change(|inode, _| inode.sync())
     }

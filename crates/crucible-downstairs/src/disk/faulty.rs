@@ -202,6 +202,11 @@ impl DiskFile for FaultyFile {
         self.inner.write_at(buffers, offset)
     }
 
+    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        // Fails as any other write.
+        self.write_at(&[IoSlice::new(buffer)], offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.plan.check(Needs::Room)?;
         self.inner.sync_data()

@@ -206,6 +206,12 @@ impl DiskFile for HostFile {
         Ok(())
     }
 
+    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(&[IoSlice::new(buffer)], offset)?;
+        self.begin_sync(offset, buffer.len());
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -263,6 +269,24 @@ impl DiskFile for HostFile {
 }
 
 impl HostFile {
+    /// Has the system begin to write a range to the medium.
+    #[cfg(target_os = "linux")]
+    fn begin_sync(&self, offset: u64, length: usize) {
+        let (Ok(offset), Ok(length)) = (
+            libc::off64_t::try_from(offset),
+            libc::off64_t::try_from(length),
+        ) else {
+            return;
+        };
+        let how = libc::SYNC_FILE_RANGE_WRITE;
+        // SAFETY: the descriptor is that of an open file; no memory is passed.
+        let _ = unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, length, how) };
+        // What fails here fails in the sync that follows.
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn begin_sync(&self, _offset: u64, _length: usize) {}
+
     fn write_piece(&self, piece: &[IoSlice<'_>], length: usize, offset: u64) -> io::Result<()> {
         let moved = self.write_group(piece, offset)?;
         if moved < length {

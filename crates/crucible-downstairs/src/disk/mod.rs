@@ -85,6 +85,9 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all buffers from `offset` on, and lets the file grow.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// The same as [`DiskFile::write_at`], for much at once: where the system can be told to, it begins to take it to
+    /// the medium, so that the sync that follows finds little left to do.
+    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the content durable, and as much metadata as it takes to read it again.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and metadata durable.

@@ -3,7 +3,7 @@
 use crucible_protocol::layout::names;
 use crucible_protocol::{CrucibleError, ExtentId, ExtentState};
 
-use super::commit::Stamp;
+use super::commit::Aim;
 use super::error::io_error;
 use super::extent::{read_metadata, stamp_of};
 use super::inner::Inner;
@@ -13,11 +13,7 @@ use super::{StoreError, replace};
 
 impl Inner {
     /// Closes an extent whose file then has everything, durably, and which the journal no longer speaks of.
-    pub(super) fn close(
-        &self,
-        id: ExtentId,
-        stamp: Option<Stamp>,
-    ) -> Result<ExtentState, CrucibleError> {
+    pub(super) fn close(&self, id: ExtentId, aim: Aim) -> Result<ExtentState, CrucibleError> {
         if self.mode == Mode::ReadOnly {
             let mut extent = self.hold(id)?;
             extent.closed = true;
@@ -29,7 +25,7 @@ impl Inner {
             // Nothing new comes in while what is there is written out.
             std::mem::replace(&mut extent.closed, true)
         };
-        let settled = self.commit_held(&mut log, &[id.0], stamp).and_then(|()| {
+        let settled = self.commit_held(&mut log, &[id.0], aim).and_then(|()| {
             self.settle_extent(&mut log, id)
                 .map_err(|error| io_error("sync of an extent", &error))
         });
@@ -64,6 +60,8 @@ impl Inner {
         extent.highest = stamp_of(metadata.state);
         extent.damaged.clear();
         extent.blank.clear();
+        extent.placed.clear();
+        extent.marked = false;
         if metadata.state.dirty {
             load_dirty(self, &mut extent).map_err(failed)?;
         }
@@ -82,7 +80,7 @@ impl Inner {
         self.require_writable()?;
         let dirty: Vec<u32> = self.lock_dirty().iter().copied().collect();
         let mut log = self.lock_log();
-        self.commit_held(&mut log, &dirty, None)?;
+        self.commit_held(&mut log, &dirty, Aim::Rest)?;
         self.settle_held(&mut log)
             .map_err(|error| io_error("sync of the region", &error))
     }

@@ -26,12 +26,24 @@ pub(super) struct Stamp {
     pub(super) flush: u64,
 }
 
+/// What a commit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Memory: what waits in it becomes durable, and the extent stays dirty.
+    Room,
+    /// The same, and what was placed too.
+    Rest,
+    /// The extents are clean after that.
+    Flush(Stamp),
+}
+
 /// One extent of a commit.
 struct Item {
     extent: ExtentId,
     blocks: Vec<u32>,
     source: Arc<Pending>,
     after: ExtentMetadata,
+    placed: bool,
 }
 
 /// One record of a commit.
@@ -60,14 +72,10 @@ impl Inner {
             .clamp(least, self.options.journal_bytes.max(least))
     }
 
-    /// Makes what waits in these extents durable; with a stamp, they are clean after that.
-    pub(super) fn commit(
-        &self,
-        extents: &[u32],
-        stamp: Option<Stamp>,
-    ) -> Result<(), CrucibleError> {
+    /// Makes what waits in these extents durable.
+    pub(super) fn commit(&self, extents: &[u32], aim: Aim) -> Result<(), CrucibleError> {
         let mut log = self.lock_log();
-        let result = self.commit_held(&mut log, extents, stamp);
+        let result = self.commit_held(&mut log, extents, aim);
         drop(log);
         self.trim();
         result
@@ -78,7 +86,7 @@ impl Inner {
         &self,
         log: &mut Log,
         extents: &[u32],
-        stamp: Option<Stamp>,
+        aim: Aim,
     ) -> Result<(), CrucibleError> {
         // First, because it changes what the commit builds upon.
         self.unstick(log)
@@ -91,9 +99,13 @@ impl Inner {
         );
         let collected = extents.iter().try_for_each(|extent| {
             let extent = ExtentId(*extent);
-            self.collect(extent, stamp, record_max, &mut items, &mut records)
+            self.collect(extent, aim, record_max, &mut items, &mut records)
         });
         let journaled = collected.and_then(|()| {
+            // What a record says to be in its place has to be there durably.
+            let placed = items.iter().filter(|item| item.placed);
+            self.sync_extents(log, placed.map(|item| item.extent.0))
+                .map_err(|error| io_error("sync of an extent", &error))?;
             records.retain(|record| !record.meta.is_empty());
             self.append(log, &records, &items)
                 .map_err(|error| io_error("journal", &error))
@@ -118,15 +130,16 @@ impl Inner {
     fn collect(
         &self,
         id: ExtentId,
-        stamp: Option<Stamp>,
+        aim: Aim,
         record_max: u64,
         items: &mut Vec<Item>,
         records: &mut Vec<Record>,
     ) -> Result<(), CrucibleError> {
         let mut extent = self.hold(id)?;
-        let nothing = match stamp {
-            Some(_) => !extent.needs_flush(),
-            None => extent.pending.is_empty(),
+        let nothing = match aim {
+            Aim::Room => extent.pending.is_empty(),
+            Aim::Rest => extent.pending.is_empty() && extent.placed.is_empty(),
+            Aim::Flush(_) => !extent.needs_flush(),
         };
         if nothing {
             self.note_clean(&extent);
@@ -143,7 +156,7 @@ impl Inner {
             .all(|block| extent.pending.contains(*block));
         let mut after = before;
         after.state.dirty = true;
-        if let Some(stamp) = stamp {
+        if let Aim::Flush(stamp) = aim {
             // A flush that comes again, after its answer was lost, finds blocks here that are newer than it. The
             // extent must not pass for one that really ends there before the last of those flushes has come as well.
             let again = (stamp.generation, stamp.flush) < extent.highest;
@@ -156,6 +169,18 @@ impl Inner {
         let source = Arc::new(std::mem::take(&mut extent.pending));
         extent.committing = Some(Arc::clone(&source));
         let item = items.len();
+        let mut marked = before;
+        marked.state.dirty = true;
+        let placed = !extent.placed.is_empty();
+        if placed && let Some(record) = records.last_mut() {
+            let meta = &mut record.meta;
+            meta.section(id, SectionKind::Placed, before, marked);
+            extent
+                .placed
+                .runs()
+                .iter()
+                .for_each(|run| meta.placed(*run));
+        }
         let mut rest = 0..blocks.len();
         while let Some(record) = records.last_mut() {
             let room = record_max.saturating_sub(record.data_bytes) / self.block_size() as u64;
@@ -165,9 +190,7 @@ impl Inner {
             let part = rest.start..rest.start + count;
             rest.start = part.end;
             let last = rest.is_empty();
-            let mut so_far = before;
-            so_far.state.dirty = true;
-            let says = if last { after } else { so_far };
+            let says = if last { after } else { marked };
             record.meta.section(id, SectionKind::Commit, before, says);
             for block in blocks.get(part.clone()).unwrap_or_default() {
                 if let Some((stored, _)) = source.get(*block, self.block_size()) {
@@ -191,6 +214,7 @@ impl Inner {
             blocks,
             source,
             after,
+            placed,
         });
         Ok(())
     }
@@ -237,6 +261,8 @@ impl Inner {
             return Err(error);
         }
         extent.committing = None;
+        extent.placed.clear();
+        extent.marked = after.state.dirty;
         extent.highest = extent.highest.max(stamp_of(after.state));
         self.pending_bytes
             .fetch_sub(source.bytes(), Ordering::Relaxed);
@@ -252,6 +278,8 @@ impl Inner {
 
     /// After a failed commit: what was to be committed waits again.
     fn take_back(&self, extent: &mut Extent) {
+        // The record that failed may count all the same, and say that the extent is clean.
+        extent.marked = false;
         let Some(older) = extent.committing.take() else {
             return;
         };
@@ -378,26 +406,25 @@ impl Inner {
         if log.stuck.is_empty() {
             return Ok(());
         }
-        let Some(journal) = &log.journal else {
-            return Ok(());
-        };
-        let sections = journal.reread(self.geometry.block_size())?;
-        let plans = recover::plan(sections);
-        for (id, plan) in &plans {
-            if !log.stuck.contains(&id.0) {
-                continue;
+        let journal = log.journal.as_ref();
+        let sections = journal.map(|journal| journal.reread(self.geometry.block_size()));
+        let plans = recover::plan(sections.transpose()?.unwrap_or_default());
+        for id in log.stuck.iter().copied().map(ExtentId) {
+            let mut extent = self.hold(id).map_err(io::Error::other)?;
+            if let (Some(plan), Some(journal)) = (plans.get(&id), journal) {
+                self.ensure_file(&mut extent)?;
+                let metadata =
+                    plan.redo(&**extent.file()?, journal, &self.geometry, extent.metadata)?;
+                extent.unreadable = false;
+                extent.marked = false;
+                extent.metadata = metadata;
+                extent.active = None;
+                let freed = extent.contexts.clear();
+                self.context_bytes.fetch_sub(freed, Ordering::Relaxed);
+                // What waits is newer than the journal or equal to it.
+                self.lock_dirty().insert(id.0);
             }
-            let mut extent = self.hold(*id).map_err(io::Error::other)?;
-            self.ensure_file(&mut extent)?;
-            let metadata =
-                plan.redo(&**extent.file()?, journal, &self.geometry, extent.metadata)?;
-            extent.unreadable = false;
-            extent.metadata = metadata;
-            extent.active = None;
-            let freed = extent.contexts.clear();
-            self.context_bytes.fetch_sub(freed, Ordering::Relaxed);
-            // What waits is newer than the journal or equal to it.
-            self.lock_dirty().insert(id.0);
+            self.place_again(&mut extent)?;
         }
         log.stuck.clear();
         Ok(())

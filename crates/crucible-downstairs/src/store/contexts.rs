@@ -13,6 +13,8 @@ pub(super) const CHUNK: u32 = 128;
 pub(super) enum CachedContext {
     #[default]
     Empty,
+    /// Empty, and the other slot has never held anything either.
+    Untouched,
     Plain([u8; 8]),
     Sealed {
         nonce: [u8; 12],
@@ -44,10 +46,15 @@ impl CachedContext {
         }
     }
 
+    /// Whether the block was never written.
+    pub(super) const fn is_empty(self) -> bool {
+        matches!(self, Self::Empty | Self::Untouched)
+    }
+
     /// `None` for a slot that cannot be read.
     pub(super) const fn answer(self) -> Option<ReadBlockContext> {
         Some(match self {
-            Self::Empty => ReadBlockContext::Empty,
+            Self::Empty | Self::Untouched => ReadBlockContext::Empty,
             Self::Plain(hash) => ReadBlockContext::Unencrypted(u64::from_le_bytes(hash)),
             Self::Sealed { nonce, tag } => {
                 ReadBlockContext::Encrypted(EncryptionContext { nonce, tag })

@@ -11,6 +11,7 @@ use crucible_protocol::layout::{
 use crucible_protocol::{BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext};
 
 use super::contexts::{CachedContext, ContextCache};
+use super::direct::Placed;
 use super::error::io_error;
 use super::pending::Pending;
 use crate::disk::DiskFile;
@@ -31,12 +32,16 @@ pub(super) struct Extent {
     pub(super) closed: bool,
     /// Dropped when too many are open.
     pub(super) file: Option<Arc<dyn DiskFile>>,
-    /// As it is in the file; dropped with the contexts.
+    /// As it is in the file, and what was placed; dropped with the contexts.
     pub(super) active: Option<ActiveSlots>,
     /// The file's own bitmap cannot be believed and cannot be changed: [`Extent::active`] must stay.
     pub(super) pinned: bool,
     pub(super) contexts: ContextCache,
     pub(super) pending: Pending,
+    /// Written to its place since the last commit, without the journal.
+    pub(super) placed: Placed,
+    /// The file or a record says durably that this extent is dirty: something may be placed.
+    pub(super) marked: bool,
     /// What a commit is about to put in place.
     pub(super) committing: Option<Arc<Pending>>,
     /// Blocks that fit neither of their contexts. They cannot be read until they are written.
@@ -60,6 +65,8 @@ impl Extent {
             pinned: false,
             contexts: ContextCache::default(),
             pending: Pending::default(),
+            placed: Placed::default(),
+            marked: false,
             committing: None,
             damaged: BTreeSet::new(),
             unreadable: false,
@@ -119,6 +126,9 @@ impl Extent {
             let mut bytes = vec![0; (range.end - range.start) as usize];
             file.read_at(&mut bytes, range.start)?;
             self.active = ActiveSlots::from_bytes(&bytes, layout.blocks());
+            if let Some(active) = &mut self.active {
+                self.placed.overlay(active);
+            }
         }
         self.active
             .as_mut()
@@ -149,6 +159,9 @@ impl Extent {
             .map(|(block, (a, b))| {
                 if self.blank.contains(&block) {
                     return CachedContext::Empty;
+                }
+                if *a == [0; SLOT_LEN] && *b == [0; SLOT_LEN] {
+                    return CachedContext::Untouched;
                 }
                 match active.and_then(|active| active.get(block)) {
                     Some(Slot::B) => CachedContext::decode(b),
@@ -252,7 +265,10 @@ impl Extent {
                 .as_ref()
                 .is_some_and(|committing| committing.contains(block))
             || self.damaged.contains(&block)
-            || self.contexts.get(block) != Some(CachedContext::Empty)
+            || !self
+                .contexts
+                .get(block)
+                .is_some_and(CachedContext::is_empty)
     }
 
     /// Writes blocks to their place with their contexts, then bitmap and metadata; syncs nothing.
@@ -394,6 +410,6 @@ pub(super) fn runs<'a, K: PartialEq>(
     blocks.chunk_by(move |one, next| one.checked_add(1) == Some(*next) && kind(*one) == kind(*next))
 }
 
-fn out_of_range() -> io::Error {
+pub(super) fn out_of_range() -> io::Error {
     io::Error::other("a block beyond its extent")
 }

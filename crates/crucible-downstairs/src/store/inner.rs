@@ -1,7 +1,7 @@
 //! What the threads of a region share: the extents, each behind its lock, and the log, behind one of its own.
 //!
-//! Order of locks: log, then extents one at a time, then the set of dirty extents. Who holds an extent never asks for
-//! the log.
+//! Order of locks: log, then the gate, then extents one at a time, then the set of dirty extents. Who holds an extent
+//! never asks for the log. At the gate nobody waits but who wants it alone.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub(super) pending_bytes: AtomicUsize,
     pub(super) open_files: AtomicUsize,
     pub(super) context_bytes: AtomicUsize,
+    /// Held while something is written in place without the log; alone by who needs the files to stay as they are.
+    pub(super) direct_gate: RwLock<()>,
     /// Where the search for something to let go of goes on.
     hand: AtomicUsize,
     pub(super) promoted: AtomicU64,
@@ -74,6 +76,7 @@ impl Inner {
             pending_bytes: AtomicUsize::new(0),
             open_files: AtomicUsize::new(0),
             context_bytes: AtomicUsize::new(0),
+            direct_gate: RwLock::new(()),
             hand: AtomicUsize::new(0),
             promoted: AtomicU64::new(0),
             _lock: lock,

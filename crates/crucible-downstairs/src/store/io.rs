@@ -8,6 +8,7 @@ use crucible_protocol::geometry::ExtentRun;
 use crucible_protocol::layout::StoredContext;
 use crucible_protocol::{BlockContext, BlockIndex, CrucibleError, ReadBlockContext};
 
+use super::commit::Aim;
 use super::error::io_error;
 use super::inner::Inner;
 use super::region::{Overwrite, WriteJob};
@@ -101,13 +102,16 @@ impl Inner {
                 ) else {
                     return Err(CrucibleError::DataLenUnaligned);
                 };
-                self.make_way(bytes)?;
                 let part = ExtentRun {
                     first,
                     count,
                     ..run
                 };
-                self.write_piece(part, slots, piece, job.overwrite)?;
+                // What is fresh is unwritten, so it makes no difference whether that is asked for.
+                if !self.write_direct(part, slots, piece)? {
+                    self.make_way(bytes)?;
+                    self.write_piece(part, slots, piece, job.overwrite)?;
+                }
                 (data, stored) = (data_rest, stored_rest);
                 first += count;
             }
@@ -186,7 +190,7 @@ impl Inner {
             return Ok(());
         }
         let dirty: Vec<u32> = self.lock_dirty().iter().copied().collect();
-        self.commit(&dirty, None)
+        self.commit(&dirty, Aim::Room)
     }
 }
 

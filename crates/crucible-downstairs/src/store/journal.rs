@@ -7,7 +7,8 @@
 //! 8192    records                 each begins at a multiple of 4096 and has the next number
 //!
 //! record  magic u64, number u64, meta length u64, data length u64, hash of these and of the meta bytes u64
-//!         meta     sections: extent, kind, metadata before and after, runs of blocks with their slots
+//!         meta     sections: extent, kind, metadata before and after, runs of blocks with their slots; of blocks that
+//!                  are in their place already, only which slot is theirs
 //!         data     the blocks, in the order of the slots; each is checked by the hash in its slot
 //! ```
 //!
@@ -21,6 +22,7 @@ use crucible_protocol::ExtentId;
 use crucible_protocol::context::hash;
 use crucible_protocol::layout::{ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot};
 
+use super::direct::PlacedRun;
 use crate::disk::{Access, Disk, DiskFile};
 
 /// The name of the journal in the region directory.
@@ -66,6 +68,8 @@ pub(super) struct Mark {
 pub(super) enum SectionKind {
     /// These blocks are to be as in the data of the record.
     Commit,
+    /// These blocks and their contexts are in their place, durably, and count from now on.
+    Placed,
     /// Everything about this extent before this record is settled and void: its file may be another one now.
     Forget,
 }
@@ -93,6 +97,8 @@ pub(super) struct Section {
     /// And after.
     pub(super) after: ExtentMetadata,
     pub(super) entries: Vec<SlotEntry>,
+    /// For [`SectionKind::Placed`].
+    pub(super) placed: Vec<PlacedRun>,
 }
 
 /// Sections that are being put together.
@@ -135,6 +141,14 @@ impl RecordBuilder {
         self.next_block = block.checked_add(1);
     }
 
+    /// Blocks of a section that are in their place.
+    pub(super) fn placed(&mut self, run: PlacedRun) {
+        self.bump(self.run_count_at);
+        self.meta.extend_from_slice(&run.first.to_le_bytes());
+        self.meta.extend_from_slice(&run.count.to_le_bytes());
+        self.meta.push(run.slot as u8);
+    }
+
     pub(super) fn meta(&self) -> &[u8] {
         &self.meta
     }
@@ -157,6 +171,7 @@ impl SectionKind {
         match self {
             Self::Commit => 0,
             Self::Forget => 1,
+            Self::Placed => 2,
         }
     }
 
@@ -164,6 +179,7 @@ impl SectionKind {
         Some(match code {
             0 => Self::Commit,
             1 => Self::Forget,
+            2 => Self::Placed,
             _ => return None,
         })
     }
@@ -530,18 +546,29 @@ fn decode(meta: &[u8], data_at: u64, data_length: u64, block_size: u32) -> Optio
             before: ExtentMetadata::decode(before).ok()?,
             after: ExtentMetadata::decode(after).ok()?,
             entries: Vec::new(),
+            placed: Vec::new(),
         };
         for _ in 0..runs {
             let (run, after) = rest.split_at_checked(RUN_HEAD)?;
             let first = u32::from_le_bytes(run[0..4].try_into().ok()?);
             let count = u32::from_le_bytes(run[4..8].try_into().ok()?);
+            if kind == SectionKind::Placed {
+                let (letter, after) = after.split_first()?;
+                rest = after;
+                section.placed.push(PlacedRun {
+                    first,
+                    count,
+                    slot: slot_of(*letter),
+                });
+                continue;
+            }
             let (slots, after) = after.split_at_checked(SLOT_ENTRY.checked_mul(count as usize)?)?;
             rest = after;
             for (index, slot) in slots.chunks_exact(SLOT_ENTRY).enumerate() {
                 let (letter, stored) = slot.split_first()?;
                 section.entries.push(SlotEntry {
                     block: first.checked_add(u32::try_from(index).ok()?)?,
-                    slot: if *letter == 0 { Slot::A } else { Slot::B },
+                    slot: slot_of(*letter),
                     stored: stored.try_into().ok()?,
                     data_at: data_at + next_data,
                 });
@@ -553,6 +580,10 @@ fn decode(meta: &[u8], data_at: u64, data_length: u64, block_size: u32) -> Optio
         sections.push(section);
     }
     (next_data == data_length).then_some(sections)
+}
+
+const fn slot_of(letter: u8) -> Slot {
+    if letter == 0 { Slot::A } else { Slot::B }
 }
 
 fn record_hash(head: &[u8], meta: &[u8]) -> u64 {

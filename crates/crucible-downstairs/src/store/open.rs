@@ -269,6 +269,7 @@ pub(super) fn load_dirty(inner: &Inner, extent: &mut Extent) -> std::io::Result<
             write_tail(&**file, &found.active, &extent.metadata, &inner.layout)?;
             file.sync_data()?;
             extent.active = Some(found.active);
+            extent.marked = true;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use crucible_protocol::layout::{
 };
 use crucible_protocol::{ExtentId, Geometry};
 
+use super::direct::PlacedRun;
 use super::extent::{Extent, write_tail};
 use super::journal::{Journal, Section, SectionKind, SlotEntry};
 use crate::disk::DiskFile;
@@ -21,6 +22,9 @@ const STRIDE_BYTES: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     blocks: BTreeMap<u32, SlotEntry>,
+    /// In their place already. What is in [`Plan::blocks`] as well came after it: only what was never written is
+    /// placed.
+    placed: Vec<PlacedRun>,
     last: ExtentMetadata,
     /// Metadata that the file may have.
     known: Vec<[u8; METADATA_LEN]>,
@@ -34,7 +38,7 @@ pub(super) fn plan(sections: Vec<Section>) -> BTreeMap<ExtentId, Plan> {
             SectionKind::Forget => {
                 plans.remove(&section.extent);
             }
-            SectionKind::Commit => {
+            SectionKind::Commit | SectionKind::Placed => {
                 let plan = plans.entry(section.extent).or_default();
                 for metadata in [section.before, section.after] {
                     let bytes = metadata.encode();
@@ -43,6 +47,7 @@ pub(super) fn plan(sections: Vec<Section>) -> BTreeMap<ExtentId, Plan> {
                     }
                 }
                 plan.last = section.after;
+                plan.placed.extend(section.placed);
                 plan.blocks.extend(
                     section
                         .entries
@@ -101,12 +106,18 @@ impl Plan {
         let mut active = ActiveSlots::from_bytes(&bitmap, layout.blocks())
             .ok_or_else(|| io::Error::other("no bitmap"))?;
         let mut block = vec![0; geometry.block_size() as usize];
+        let elsewhere = || io::Error::other("the journal is of another region");
+        for run in &self.placed {
+            for block in run.blocks(&layout).ok_or_else(elsewhere)? {
+                active.set(block, run.slot);
+            }
+        }
         for entry in self.blocks.values() {
             let (Some(slot), Some(data)) = (
                 layout.slots(entry.slot, entry.block, 1),
                 layout.data(entry.block, 1),
             ) else {
-                return Err(io::Error::other("the journal is of another region"));
+                return Err(elsewhere());
             };
             journal.read_data(&mut block, entry.data_at)?;
             file.write_at(&[IoSlice::new(&entry.stored)], slot.start)?;
@@ -130,6 +141,22 @@ impl Plan {
         if found.state < self.last.state {
             return Ok(false);
         }
+        let mut bitmap = vec![0; (layout.bitmap().end - layout.bitmap().start) as usize];
+        file.read_at(&mut bitmap, layout.bitmap().start)?;
+        let Some(active) = ActiveSlots::from_bytes(&bitmap, layout.blocks()) else {
+            return Ok(false);
+        };
+        // A dirty extent's bitmap is not believed, so it does not matter.
+        let says = |block, slot| found.state.dirty || active.get(block) == Some(slot);
+        for run in &self.placed {
+            // The rest of them was synced before the record.
+            let Some(mut blocks) = run.blocks(&layout) else {
+                return Ok(false);
+            };
+            if !blocks.all(|block| self.blocks.contains_key(&block) || says(block, run.slot)) {
+                return Ok(false);
+            }
+        }
         let mut block = vec![0; geometry.block_size() as usize];
         for entry in self.blocks.values() {
             let (Some(slot), Some(data)) = (
@@ -138,6 +165,9 @@ impl Plan {
             ) else {
                 return Ok(false);
             };
+            if !says(entry.block, entry.slot) {
+                return Ok(false);
+            }
             let mut stored = [0; SLOT_LEN];
             file.read_at(&mut stored, slot.start)?;
             file.read_at(&mut block, data.start)?;

@@ -9,7 +9,7 @@ use crucible_protocol::{
     RegionDefinition,
 };
 
-use super::commit::Stamp;
+use super::commit::{Aim, Stamp};
 use super::inner::Inner;
 use super::replace::{ExtentFile, Replacement};
 use super::worker::Worker;
@@ -48,6 +48,10 @@ pub struct Options {
     pub open_files: usize,
     /// Bytes of the journal.
     pub journal_bytes: u64,
+    /// The shortest write, in bytes, that may go to its place without the journal, if nothing was there before.
+    pub direct_bytes: usize,
+    /// So many bytes wait in an extent before that begins: little is written faster by the journal.
+    pub direct_after: usize,
     /// Whether a thread of the region moves the journal's content home; without it, flushes do that on the way.
     pub background: bool,
 }
@@ -72,6 +76,8 @@ impl Default for Options {
             context_bytes: 12 << 20,
             open_files: 256,
             journal_bytes: 256 << 20,
+            direct_bytes: 64 << 10,
+            direct_after: 1 << 20,
             background: true,
         }
     }
@@ -212,7 +218,7 @@ impl Region {
         extents.retain(|extent| matches!(self.is_closed(ExtentId(*extent)), Ok(false)));
         let result = self
             .inner
-            .commit(&extents, Some(Stamp { generation, flush }));
+            .commit(&extents, Aim::Flush(Stamp { generation, flush }));
         self.wake();
         result
     }
@@ -224,19 +230,19 @@ impl Region {
         flush: u64,
         generation: u64,
     ) -> Result<(), CrucibleError> {
-        let stamp = Some(Stamp { generation, flush });
+        let stamp = Stamp { generation, flush };
         let closed = self.is_closed(extent)?;
         match self.mode() {
             Mode::ReadOnly => Ok(()),
-            Mode::ReadWrite if closed => self.inner.close(extent, stamp).map(|_| ()),
-            Mode::ReadWrite => self.inner.commit(&[extent.0], stamp),
+            Mode::ReadWrite if closed => self.inner.close(extent, Aim::Flush(stamp)).map(|_| ()),
+            Mode::ReadWrite => self.inner.commit(&[extent.0], Aim::Flush(stamp)),
         }
     }
 
     /// Closes an extent as it is, for repair; I/O to it fails until [`Region::reopen`]. Its file then has everything.
     /// Closing what is closed answers its state again.
     pub fn close(&self, extent: ExtentId) -> Result<ExtentState, CrucibleError> {
-        self.inner.close(extent, None)
+        self.inner.close(extent, Aim::Rest)
     }
 
     /// Flushes an extent, then closes it.
@@ -246,7 +252,8 @@ impl Region {
         flush: u64,
         generation: u64,
     ) -> Result<ExtentState, CrucibleError> {
-        self.inner.close(extent, Some(Stamp { generation, flush }))
+        self.inner
+            .close(extent, Aim::Flush(Stamp { generation, flush }))
     }
 
     /// Opens a closed extent from its file. Ok when it is open.

@@ -8,6 +8,7 @@ use crucible_protocol::CrucibleError;
 use crucible_protocol::layout::{encode_region, names};
 
 use super::StoreError;
+use super::commit::Aim;
 use super::create::{kind, make_directory, sync_directory};
 use super::inner::{Inner, Log};
 use super::region::Progress;
@@ -26,11 +27,12 @@ impl Inner {
         self.require_writable()?;
         let failed = |reason: String| CrucibleError::SnapshotFailed(reason);
         check_name(name).map_err(failed)?;
-        // With the log held nothing is written in place, so what is copied is of one moment; what is written
-        // meanwhile waits in memory.
+        // With the log and the gate held nothing is written in place, so what is copied is of one moment; what is
+        // written meanwhile waits in memory.
         let mut log = self.lock_log();
+        let _gate = self.hold_direct();
         let dirty: Vec<u32> = self.lock_dirty().iter().copied().collect();
-        self.commit_held(&mut log, &dirty, None)?;
+        self.commit_held(&mut log, &dirty, Aim::Rest)?;
         self.settle_held(&mut log)
             .map_err(|error| failed(error.to_string()))?;
         if let Some(root) = self.disk.host_path()

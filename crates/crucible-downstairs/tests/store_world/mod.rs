@@ -49,6 +49,9 @@ impl Shape {
 
 pub(crate) fn options() -> Options {
     Options {
+        // Small, so that writes go to their place as soon as they may.
+        direct_bytes: 1 << 10,
+        direct_after: 1,
         background: false,
         ..Options::default()
     }

@@ -105,6 +105,8 @@ impl Storage for StoreDisk {
             context_bytes: 4 << 10,
             open_files: 4,
             journal_bytes: 32 << 10,
+            direct_bytes: 2 << 10,
+            direct_after: 1,
             background: false,
         };
         let shared: Arc<dyn Disk> = faulty.clone();
