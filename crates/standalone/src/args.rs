@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::schema_text;
+use crate::ctl;
 
 /// What `standalone` was asked to do.
 #[derive(Debug, Parser)]
@@ -35,6 +36,9 @@ pub enum Command {
         /// The socket: the machine's [main] "serial", ./ttya unless it says otherwise
         path: PathBuf,
     },
+
+    /// Ask and order a running machine by its control socket: status, pause, stop, disks, replace, ...
+    Ctl(ctl::arguments::Arguments),
 }
 
 /// How to run a machine.
@@ -80,6 +84,7 @@ serial console is a unix socket; the machine starts when the first client connec
 
     standalone vm.toml &            run it
     standalone console ttya         its console, in this terminal
+    standalone ctl ./ctl status     how it is; `standalone ctl --help` shows the rest
     kill -INT %1                    press its power button; a second time: stop at once";
 
 fn after_long_help() -> String {
@@ -105,7 +110,8 @@ A first vm.toml, for a kernel and initial ramdisk of your own and one NVMe disk:
     pci-path = \"0.4.0\"
 
 Exit codes: [main] \"exit_on_halt\" (0) when the guest powers off, \"exit_on_reboot\" when it reboots and the
-key is given (else it reboots), (N << 1) | 1 when it writes N to its isa-debug-exit port, 1 on errors.
+key is given (else it reboots), (N << 1) | 1 when it writes N to its isa-debug-exit port, 1 on errors and when
+disks could not be let go in good order.
 
 Every table and key:
 
@@ -131,6 +137,19 @@ mod tests {
         assert!(run.run.check && run.command.is_none());
         let console = parse(&["standalone", "console", "ttya"]).unwrap();
         assert!(matches!(console.command, Some(Command::Console { .. })));
+        let ctl = ["standalone", "ctl", "ctl", "stop", "--json", "--wait"];
+        let Some(Command::Ctl(ctl)) = parse(&ctl).unwrap().command else {
+            unreachable!("another command");
+        };
+        assert!(ctl.json);
+        for wrong in [
+            &["standalone", "ctl", "ctl"][..],
+            &["standalone", "ctl", "ctl", "stop", "--deadline", "100000"],
+            &["standalone", "ctl", "ctl", "replace", "root", "a", "b"],
+            &["standalone", "ctl", "ctl", "watch", "--interval", "0"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
         assert!(parse(&["standalone"]).is_err());
         assert!(parse(&["standalone", "--json", "vm.toml"]).is_err());
     }

@@ -23,6 +23,8 @@ pub mod console;
 
 pub mod control;
 
+pub mod ctl;
+
 pub mod stop;
 
 pub mod logs;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use standalone::args::{Arguments, Command};
 use standalone::console::terminal;
+use standalone::ctl;
 use standalone::run;
 
 fn main() -> ExitCode {
@@ -15,6 +16,15 @@ fn main() -> ExitCode {
         return match terminal::run(path) {
             Ok(()) => ExitCode::SUCCESS,
             Err(reason) => complain(&[format!("standalone: {reason}")]),
+        };
+    }
+    if let Some(Command::Ctl(arguments)) = &arguments.command {
+        return match ctl::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&[format!("standalone: {error}")]);
+                ExitCode::from(error.code())
+            }
         };
     }
     match run::run(&arguments.run) {
