@@ -20,6 +20,7 @@ use crate::volume::fleet::{Fleet, Programs, Shape};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const IMAGE: &str = "disk.img";
+const END_OF_LINE: &str = " .";
 /// Jobs of the guest's script that are figures, and the unit of each: operations of 4 KiB, or of 1 MiB.
 const JOBS: &[(&str, &str)] = &[
     ("random-read-1", "/s"),
@@ -144,8 +145,9 @@ fn jobs(
         let begin = format!("guest: speed: {job} begins");
         console.wait_for(&begin, LIMIT, &mut child)?;
         let before = accounts()?;
-        let end = format!("guest: speed: {job} ends: ");
-        let line = console.wait_for(&end, LIMIT, &mut child)?;
+        // The whole line: its last word may come later than its first.
+        console.wait_for(&format!("guest: speed: {job} ends: "), LIMIT, &mut child)?;
+        let line = console.wait_for(END_OF_LINE, LIMIT, &mut child)?;
         let after = accounts()?;
         let (rate, latency, seconds) =
             read(&line).ok_or_else(|| format!("not understood: {line}"))?;
@@ -169,7 +171,11 @@ fn jobs(
 /// Rate, mean latency in microseconds, and how long the job ran, of a line of the guest's script: of fio's fields 8, 9,
 /// 40, 49, 50 and 81, those of reads are zero where the job wrote, and the other way round.
 fn read(line: &str) -> Option<(f64, f64, f64)> {
-    let fields = line.rsplit(": ").next()?.trim().split(';');
+    let fields = line
+        .rsplit(": ")
+        .next()?
+        .strip_suffix(END_OF_LINE)?
+        .split(';');
     let numbers: Vec<f64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
     let &[reads, read_ms, read_us, writes, write_ms, write_us] = numbers.as_slice() else {
         return None;
@@ -187,10 +193,10 @@ mod tests {
 
     #[test]
     fn a_job_tells_of_reads_or_of_writes() {
-        let line = "guest: speed: random-read-1 ends: 6000;4000;160.5;0;0;0.000000";
+        let line = "guest: speed: random-read-1 ends: 6000;4000;160.5;0;0;0.000000 .";
         assert_eq!(read(line), Some((6000.0, 160.5, 4.0)));
-        let line = "guest: speed: random-write-1 ends: 0;0;0.000000;500;2000;20.25";
+        let line = "guest: speed: random-write-1 ends: 0;0;0.000000;500;2000;20.25 .";
         assert_eq!(read(line), Some((500.0, 20.25, 2.0)));
-        assert_eq!(read("guest: speed: random-write-1 ends: "), None);
+        assert_eq!(read("guest: speed: random-write-1 ends: 0;0;0.0000"), None);
     }
 }

@@ -23,7 +23,7 @@ job() {
         exit 1
     }
     # Fields of fio's terse format, version 3.
-    echo "guest: speed: $name ends: $(grep '^3;' /tmp/out | cut -d';' -f8,9,40,49,50,81)"
+    echo "guest: speed: $name ends: $(grep '^3;' /tmp/out | cut -d';' -f8,9,40,49,50,81) ."
 }
 timed() {
     job "$@" --size=128m --time_based --runtime="$seconds"
