@@ -624,3 +624,41 @@ fn a_dial_without_an_end_is_given_up() {
         .count();
     assert_eq!((hung, dialed), (3, 3));
 }
+
+#[test]
+fn what_our_own_flushes_put_on_one_disk_only_is_not_called_safe_when_the_volume_is_let_go() {
+    for is_repaired in [false, true] {
+        let mut config = config();
+        config.limits.offline_jobs = 0;
+        let mut world = World::active_with(config);
+        for replica in 0..2 {
+            world.replicas[replica].fails =
+                Some(|message| matches!(message, Message::Write { .. }));
+        }
+        for _ in 0..4 {
+            world.write(0, 1, 3);
+            world.run();
+        }
+        for replica in 0..2 {
+            world.crash(replica);
+            world.replicas[replica].fails = None;
+        }
+        // A flush of our own comes, and then nothing of the write is left to be told.
+        world.advance(Span::from_secs(3));
+        assert_eq!(world.state(2), ReplicaState::Active);
+        assert!(world.up.work().0.is_empty(), "{:?}", world.up.work());
+        if is_repaired {
+            world.restart(0);
+            world.advance(Span::from_secs(20));
+            assert_eq!(world.state(0), ReplicaState::Active);
+        }
+        let down = world.command(Command::Deactivate);
+        world.run();
+        let expected = if is_repaired {
+            Ok(Answer::Deactivated)
+        } else {
+            Err(VolumeError::FlushFailed { failed: 2 })
+        };
+        assert_eq!(world.answer(down), expected);
+    }
+}

@@ -57,6 +57,8 @@ impl Setup {
     /// The world of this seed.
     pub fn new(seed: u64) -> Result<Self, String> {
         let mut dice = Dice::new(seed, 100);
+        // What came later, so that it leaves the rest of each world as it was.
+        let mut more = Dice::new(seed, 101);
         let block_size = dice.pick(&[512, 512, 1024, 4096]).unwrap_or(512);
         let per_extent = dice.pick(&[2, 5, 8]).unwrap_or(8);
         let extents = 3 + dice.below(6) as u32;
@@ -71,6 +73,8 @@ impl Setup {
             relief_bytes: bytes / 2,
             offline_jobs: jobs / dice.pick(&[2, 3, 6]).unwrap_or(2),
             offline_bytes: bytes / 2,
+            sent_jobs: more.pick(&[8, 64, 3_000]).unwrap_or(64),
+            sent_bytes: block_size as usize * more.pick(&[20, 100, 6_000]).unwrap_or(100),
             transmit_bytes: dice.pick(&[2 << 10, 16 << 10, 1 << 20]).unwrap_or(1 << 20),
             request_bytes: block_size as usize * 16,
             live_repair_extents: 1 + dice.index(4),

@@ -4,6 +4,7 @@ use crucible_protocol::{ClientId, CrucibleError, ExtentState, JobId, Message, Se
 
 use super::action::{Action, Actions, Answer, Report, VolumeError};
 use super::jobs::{HeldKind, HeldRequest, Job, Kind};
+use super::rot::blames_the_source;
 use super::status::{JobState, Phase};
 use super::upstairs::Upstairs;
 
@@ -120,6 +121,7 @@ impl Upstairs {
             (result, _) => result,
         };
         let client = &mut self.clients[from];
+        client.answered(job.bytes);
         if !std::mem::take(&mut slot.redo) {
             client.jobs -= 1;
             client.bytes -= job.bytes;
@@ -203,7 +205,16 @@ impl Upstairs {
             }
             self.answer_flush(id, out);
         } else if is_copy || self.clients[from].is_repairing() {
+            let refused = self
+                .copied_from(id, from)
+                .filter(|_| blames_the_source(&error));
+            if let Some((source, extent)) = refused {
+                self.copy_refused(from, source, extent, &error, out);
+            }
             self.fault(from, &format!("live repair failed there: {error}"), out);
+            if let Some((_, extent)) = refused {
+                self.stop_without_source(from, extent, out);
+            }
         } else {
             // The last whole replica is never given up for what it may still manage to do.
             let others = self

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::{
-    BlockIndex, ClientId, CrucibleError, Geometry, JobId, Message, NegotiationError,
+    BlockIndex, ClientId, CrucibleError, ExtentId, Geometry, JobId, Message, NegotiationError,
     ReadBlockContext,
 };
 use uuid::Uuid;
@@ -211,6 +211,17 @@ pub enum VolumeError {
         count: u64,
         /// What the last one said.
         error: CrucibleError,
+    },
+    /// Replicas cannot be made equal before use: who has the newest state of an extent has it with a bad block.
+    #[error(
+        "extent {extent} is bad on region server {address}, and no other has it in the same state; replace that region \
+         server (what only it has is lost), or bring back one that has the extent"
+    )]
+    BadExtent {
+        /// Which.
+        extent: ExtentId,
+        /// Whose copy was refused.
+        address: SocketAddr,
     },
     /// Sealing failed.
     #[error("sealing failed: {0}")]
@@ -438,6 +449,7 @@ impl VolumeError {
                 BadData::Length => CrucibleError::IoError(self.to_string()),
             },
             Self::ReadFailed { error, .. } => error.clone(),
+            Self::BadExtent { .. } => CrucibleError::RepairFilesInvalid(self.to_string()),
             Self::SealFailed(why) => CrucibleError::EncryptionError(why.clone()),
             Self::GenerationZero => {
                 CrucibleError::NegotiationError(NegotiationError::GenerationZeroIsIllegal)

@@ -168,6 +168,7 @@ impl Upstairs {
             client.suspects.clear();
             client.synced_through = synced_through;
             client.last_flush = None;
+            self.jobs.thickened();
             self.report(id, "it is equal to the others", "it is used", out);
         }
         self.activation.two_since = None;
@@ -243,7 +244,7 @@ impl Upstairs {
             }
         }
         // After a barrier there may be no job left, and yet something that no flush has covered.
-        let is_unflushed = self.jobs.len() > 0 || self.flush_due.is_some();
+        let is_unflushed = self.jobs.len() > 0 || self.flush_due.is_some() || self.jobs.is_thin();
         let last =
             (is_unflushed && !self.config.read_only).then(|| self.flush(None, None, self.now));
         self.activation.down = Some((token, last));
@@ -300,6 +301,7 @@ impl Upstairs {
         }
         self.reconcile = None;
         self.live_repair = None;
+        self.stuck = None;
         self.flush_due = None;
         self.patience_due = None;
         let up = self.activation.up.take();

@@ -14,13 +14,15 @@
 //!                             └────────► LiveRepair ┴───────────────────────┘
 //! ```
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 use crucible_protocol::{ClientId, ExtentId, ExtentState, JobId, Message, RegionDefinition};
 use vm_types::{Moment, Span};
 
 use super::action::{Action, Actions};
+use super::config::Limits;
 use super::dependencies::DependencyMap;
 use super::event::LinkId;
 use super::latency::Latency;
@@ -63,8 +65,13 @@ pub(super) struct Client {
     pub(super) fenced: bool,
     /// What was sent over the present link.
     pub(super) map: DependencyMap,
-    /// Jobs whose turn has come.
-    pub(super) queue: VecDeque<JobId>,
+    /// Jobs whose turn has come; the lowest is sent first.
+    pub(super) queue: BinaryHeap<Reverse<JobId>>,
+    /// Sent over the present link and not answered: jobs, and their data.
+    sent_jobs: usize,
+    sent_bytes: usize,
+    /// The highest that was sent over the present link.
+    sent_through: JobId,
     /// Handed to the link since it was last drained, in bytes.
     handed: usize,
     /// Jobs that it has not finished, and their data.
@@ -137,6 +144,15 @@ impl Suspects {
         self.all || self.some.contains(&extent)
     }
 
+    /// Whether something is true of each. Of all extents, nothing is known.
+    pub(super) fn all(&self, mut is: impl FnMut(ExtentId) -> bool) -> bool {
+        !self.all && self.some.iter().all(|&extent| is(extent))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.some.is_empty() && !self.all
+    }
+
     pub(super) fn clear(&mut self) {
         self.some.clear();
         self.all = false;
@@ -160,7 +176,10 @@ impl Client {
             leaving: None,
             fenced: false,
             map: DependencyMap::default(),
-            queue: VecDeque::new(),
+            queue: BinaryHeap::new(),
+            sent_jobs: 0,
+            sent_bytes: 0,
+            sent_through: JobId(0),
             handed: 0,
             jobs: 0,
             bytes: 0,
@@ -289,6 +308,9 @@ impl Client {
         }
         self.line = Line::None;
         self.queue.clear();
+        self.sent_jobs = 0;
+        self.sent_bytes = 0;
+        self.sent_through = JobId(0);
         self.map = DependencyMap::default();
         self.handed = 0;
         self.extents = Vec::new();
@@ -321,6 +343,36 @@ impl Client {
     /// Whether the link takes more jobs.
     pub(super) fn has_way(&self, transmit_bytes: usize) -> bool {
         self.is_up() && self.handed < transmit_bytes
+    }
+
+    /// A job waits for its turn.
+    pub(super) fn enqueue(&mut self, id: JobId) {
+        self.queue.push(Reverse(id));
+    }
+
+    /// The next job to send. A region server holds only so many, and may hold them for jobs that come before them
+    /// and were not ready to be sent then: these always go.
+    pub(super) fn next_in_turn(&mut self, limits: &Limits) -> Option<JobId> {
+        let &Reverse(lowest) = self.queue.peek()?;
+        let is_full = self.sent_jobs >= limits.sent_jobs || self.sent_bytes >= limits.sent_bytes;
+        if is_full && lowest > self.sent_through {
+            return None;
+        }
+        self.queue.pop();
+        Some(lowest)
+    }
+
+    /// A job is sent.
+    pub(super) fn sends(&mut self, id: JobId, bytes: usize) {
+        self.sent_jobs += 1;
+        self.sent_bytes += bytes;
+        self.sent_through = self.sent_through.max(id);
+    }
+
+    /// A job that was sent is finished.
+    pub(super) fn answered(&mut self, bytes: usize) {
+        self.sent_jobs = self.sent_jobs.saturating_sub(1);
+        self.sent_bytes = self.sent_bytes.saturating_sub(bytes);
     }
 
     /// All that was handed to the link is on its way.

@@ -59,6 +59,11 @@ pub struct Limits {
     pub offline_bytes: usize,
     /// What may lie in the transmit queue of one connection.
     pub transmit_bytes: usize,
+    /// Jobs that one region server may have been sent without having answered them; the rest waits here. Region
+    /// servers bound their queues, and hang up on who overruns them.
+    pub sent_jobs: usize,
+    /// The same for the data of those jobs.
+    pub sent_bytes: usize,
     /// The largest read or write.
     pub request_bytes: usize,
     /// Extents that a live repair has in flight. Guest I/O on these waits.
@@ -96,6 +101,8 @@ impl Default for Limits {
             offline_jobs: 1_000,
             offline_bytes: 50 << 20,
             transmit_bytes: 4 << 20,
+            sent_jobs: 3_000,
+            sent_bytes: 24 << 20,
             request_bytes: 16 << 20,
             live_repair_extents: 3,
             reconcile_extents: 8,

@@ -38,7 +38,7 @@ impl Upstairs {
                 slot.waits = record(&mut client.map, id, &job.kind, geometry);
                 if ready {
                     slot.queued = true;
-                    client.queue.push_back(id);
+                    client.enqueue(id);
                 }
             } else if !client.is_offline() || self.config.read_only {
                 slot.state = JobState::Skipped;
@@ -59,16 +59,16 @@ impl Upstairs {
             let slot = &mut job.slots[client.id];
             if slot.state == JobState::Waiting && !slot.queued {
                 slot.queued = true;
-                client.queue.push_back(id);
+                client.enqueue(id);
             }
         }
     }
 
-    /// Sends what waits for its turn, as far as the link takes it. What does not go stays here as a number, so a
-    /// slow replica costs no memory.
+    /// Sends what waits for its turn, as far as the link and the region server take it. What does not go stays here
+    /// as a number, so a slow replica costs no memory.
     pub(super) fn pump(&mut self, id: ClientId, out: &mut Actions) {
         while self.clients[id].has_way(self.config.limits.transmit_bytes) {
-            let Some(next) = self.clients[id].queue.pop_front() else {
+            let Some(next) = self.clients[id].next_in_turn(&self.config.limits) else {
                 break;
             };
             let Some(job) = self.jobs.get_mut(next) else {
@@ -79,6 +79,7 @@ impl Upstairs {
                 continue;
             }
             slot.state = JobState::Sent;
+            self.clients[id].sends(next, job.bytes);
             let waits = std::mem::take(&mut slot.waits);
             let size = MESSAGE_BYTES + 8 * waits.len() + job.bytes + CONTEXT_BYTES * job.blocks();
             let sender = Sender {

@@ -32,6 +32,8 @@ pub(super) struct Jobs {
     newest_fence: JobId,
     /// Writes that the guest has its answer for are on no disk: its next flush must not succeed.
     dropped: bool,
+    /// Writes that are forgotten here are on one whole replica only: they are not as safe as a flush must say.
+    thin: bool,
 }
 
 /// One job.
@@ -126,6 +128,7 @@ impl Jobs {
             unfenced_bytes: 0,
             newest_fence: JobId(0),
             dropped: false,
+            thin: false,
         }
     }
 
@@ -220,8 +223,16 @@ impl Jobs {
                 break;
             };
             writes |= matches!(job.kind, Kind::Write { .. });
-            let reached = job.slots.iter().any(|slot| slot.state == JobState::Done);
-            self.dropped |= writes && job.is_fence() && !reached;
+            if writes && job.is_fence() {
+                let reached = |whole: bool| {
+                    let is = move |slot: &Slot| {
+                        slot.state == JobState::Done && !(whole && slot.limit.is_some())
+                    };
+                    job.slots.count(is)
+                };
+                self.dropped |= reached(false) == 0;
+                self.thin |= reached(true) < 2;
+            }
             self.bytes -= job.bytes;
             if self.retired.len() == RETIRED_SHOWN {
                 self.retired.pop_front();
@@ -243,10 +254,21 @@ impl Jobs {
         std::mem::take(&mut self.dropped)
     }
 
+    /// Whether what was forgotten may be on one whole replica only.
+    pub(super) const fn is_thin(&self) -> bool {
+        self.thin
+    }
+
+    /// Another replica is whole: it has all.
+    pub(super) const fn thickened(&mut self) {
+        self.thin = false;
+    }
+
     /// Forgets all jobs. The ids go on.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Job> + use<> {
         self.bytes = 0;
         self.dropped = false;
+        self.thin = false;
         self.unfenced_jobs = 0;
         self.unfenced_bytes = 0;
         self.retired_through = JobId(self.next.0 - 1);

@@ -180,7 +180,7 @@ impl Upstairs {
             slot.waits = record(&mut client.map, job_id, &job.kind, geometry);
             if ready {
                 slot.queued = true;
-                client.queue.push_back(job_id);
+                client.enqueue(job_id);
                 client.counters.replayed_jobs += 1;
             }
         }

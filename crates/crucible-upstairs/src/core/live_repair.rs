@@ -82,6 +82,7 @@ impl Upstairs {
             || self.reconcile.is_some()
             || ready.count(|&is| is) == 0
             || self.clients.count(|client| client.is_active()) == 0
+            || self.is_stuck(&ready)
         {
             return;
         }
@@ -187,6 +188,9 @@ impl Upstairs {
         client.extent_limit = None;
         client.suspects.clear();
         client.counters.live_repairs_completed += 1;
+        if self.clients.count(|client| client.is_active()) >= 2 {
+            self.jobs.thickened();
+        }
         self.report(id, "live repair is done", "it is used", out);
         if !self.is_any_under_repair() {
             self.live_repair = None;

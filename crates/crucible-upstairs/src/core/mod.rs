@@ -9,7 +9,7 @@
 //!    waits for), `latency`.
 //! 4. The life of a volume: `activation`, `negotiation`, `links` (loss, replay, giving up), `replace`.
 //! 5. The life of a job: `guest` (taken), `merge` (joined), `dispatch` (sent), `acks` (answered), `flush`, `reads`.
-//! 6. Making replicas equal: `reconcile` (before use), `live_repair` (during use).
+//! 6. Making replicas equal: `reconcile` (before use), `live_repair` (during use), `rot` (what is bad is not copied).
 //!
 //! Invariants, each of which a property test tries to break:
 //!
@@ -39,6 +39,7 @@ mod negotiation;
 mod reads;
 mod reconcile;
 mod replace;
+mod rot;
 mod status;
 mod upstairs;
 

@@ -112,10 +112,7 @@ impl Upstairs {
                     extent,
                     error,
                 },
-            ) => {
-                let reason = format!("reconciliation of extent {extent} failed there: {error}");
-                self.lose(from, reason, out);
-            }
+            ) => self.reconciliation_failed(from, extent, &error, out),
             (_, other) => self.out_of_order(from, &other, out),
         }
     }

@@ -10,10 +10,13 @@
 
 use std::collections::VecDeque;
 
-use crucible_protocol::{ClientId, ExtentId, ExtentState, Message, ReconciliationId};
+use crucible_protocol::{
+    ClientId, CrucibleError, ExtentId, ExtentState, Message, ReconciliationId,
+};
 
-use super::action::Actions;
+use super::action::{Actions, VolumeError};
 use super::clients::PerClient;
+use super::rot::blames_the_source;
 use super::status::{ReplicaState, Step};
 use super::upstairs::Upstairs;
 
@@ -56,24 +59,42 @@ enum Stage {
     Reopen,
 }
 
-/// What must be done about one extent, given its state on those who take part; `None` if nothing.
-pub(super) fn plan(extent: ExtentId, states: &PerClient<Option<ExtentState>>) -> Option<Plan> {
+/// What must be done about one extent, given its state on those who take part, and on whom it is known to be `bad`;
+/// `None` if nothing. An error names who has the newest state of it, with bad blocks, as the only one.
+pub(super) fn plan(
+    extent: ExtentId,
+    states: &PerClient<Option<ExtentState>>,
+    bad: &PerClient<bool>,
+) -> Result<Option<Plan>, ClientId> {
     // The first of the highest: a tie goes to the lowest client.
-    let (source, best) = ClientId::ALL
-        .into_iter()
-        .filter_map(|id| Some((id, states[id]?)))
-        .rev()
-        .max_by_key(|&(_, state)| state)?;
-    let destinations = PerClient::from_fn(|id| {
-        id != source && states[id].is_some_and(|state| best.dirty || state != best)
-    });
+    let highest = |may: &dyn Fn(ClientId, ExtentState) -> bool| {
+        ClientId::ALL
+            .into_iter()
+            .filter_map(|id| Some((id, states[id]?)))
+            .filter(|&(id, state)| may(id, state))
+            .rev()
+            .max_by_key(|&(_, state)| state)
+    };
+    let Some((newest, best)) = highest(&|_, _| true) else {
+        return Ok(None);
+    };
+    // What is newer only in being dirty has no flush, and may be lost.
+    let stamp = |state: ExtentState| (state.generation, state.flush);
+    let good = highest(&|id, state| !bad[id] && stamp(state) == stamp(best));
+    let (source, best) = good.unwrap_or((newest, best));
+    let differs = |id: ClientId| states[id].is_some_and(|state| best.dirty || state != best);
+    let mend = |id: ClientId| good.is_some() && bad[id] && states[id].is_some();
+    let destinations = PerClient::from_fn(|id| id != source && (differs(id) || mend(id)));
     let any_dirty = states.iter().flatten().any(|state| state.dirty);
-    let needed = any_dirty || destinations.count(|&is| is) > 0;
-    needed.then_some(Plan {
+    let copied = destinations.count(|&is| is) > 0;
+    if copied && good.is_none() {
+        return Err(newest);
+    }
+    Ok((any_dirty || copied).then_some(Plan {
         extent,
         source,
         destinations,
-    })
+    }))
 }
 
 impl Upstairs {
@@ -89,7 +110,15 @@ impl Upstairs {
                     .then(|| self.clients[id].extents.get(index as usize).copied())
                     .flatten()
             });
-            todo.extend(plan(ExtentId(index), &states));
+            let extent = ExtentId(index);
+            let bad = PerClient::from_fn(|id| self.clients[id].suspects.has(extent));
+            match plan(extent, &states, &bad) {
+                Ok(plan) => todo.extend(plan),
+                Err(client) => {
+                    let address = self.clients[client].address;
+                    return self.stop(VolumeError::BadExtent { extent, address }, out);
+                }
+            }
         }
         self.reconciled = (0, todo.len() as u64);
         if todo.is_empty() {
@@ -130,6 +159,27 @@ impl Upstairs {
             }
         }
         self.advance_reconciliation(out);
+    }
+
+    /// A replica could not do a step: all begin anew. Where a copy was refused, from another source.
+    pub(super) fn reconciliation_failed(
+        &mut self,
+        from: ClientId,
+        extent: ExtentId,
+        error: &CrucibleError,
+        out: &mut Actions,
+    ) {
+        let source = self.reconcile.as_ref().and_then(|reconcile| {
+            let is_copy = |repair: &&Repair| {
+                repair.plan.extent == extent && repair.stage == Stage::Copy && repair.waiting[from]
+            };
+            Some(reconcile.flight.iter().find(is_copy)?.plan.source)
+        });
+        if let Some(source) = source.filter(|_| blames_the_source(error)) {
+            self.copy_refused(from, source, extent, error, out);
+        }
+        let reason = format!("reconciliation of extent {extent} failed there: {error}");
+        self.lose(from, reason, out);
     }
 
     /// Goes on with all extents whose step is done, and begins new ones.
@@ -260,16 +310,48 @@ mod tests {
 
     /// Source and destinations for the states of three replicas.
     fn check(states: [Option<ExtentState>; 3], expected: Option<(u8, &[u8])>) {
-        let found = plan(ExtentId(3), &PerClient::new(states)).map(|plan| {
-            let destinations: Vec<u8> = ClientId::ALL
-                .into_iter()
-                .filter(|&id| plan.destinations[id])
-                .map(|id| id.0)
-                .collect();
-            (plan.source.0, destinations)
+        check_bad(states, [false; 3], Ok(expected));
+    }
+
+    /// The same where some have it bad.
+    fn check_bad(
+        states: [Option<ExtentState>; 3],
+        bad: [bool; 3],
+        expected: Result<Option<(u8, &[u8])>, u8>,
+    ) {
+        let found = plan(ExtentId(3), &PerClient::new(states), &PerClient::new(bad));
+        let found = found.map_err(|client| client.0).map(|plan| {
+            plan.map(|plan| {
+                let destinations: Vec<u8> = ClientId::ALL
+                    .into_iter()
+                    .filter(|&id| plan.destinations[id])
+                    .map(|id| id.0)
+                    .collect();
+                (plan.source.0, destinations)
+            })
         });
-        let expected = expected.map(|(source, destinations)| (source, destinations.to_vec()));
-        assert_eq!(found, expected, "{states:?}");
+        let expected =
+            expected.map(|plan| plan.map(|(source, destinations)| (source, destinations.to_vec())));
+        assert_eq!(found, expected, "{states:?} {bad:?}");
+    }
+
+    #[test]
+    fn a_bad_one_is_no_source_and_is_mended() {
+        let (low, high, dirty) = (state(1, 9, false), state(2, 1, false), state(2, 1, true));
+        let first = [true, false, false];
+        check_bad([high, high, low], first, Ok(Some((1, &[0, 2]))));
+        check_bad([high; 3], first, Ok(Some((1, &[0]))));
+        check_bad([dirty, high, high], first, Ok(Some((1, &[0]))));
+        check_bad([dirty, dirty, high], first, Ok(Some((1, &[0, 2]))));
+        check_bad([low, high, high], first, Ok(Some((1, &[0]))));
+    }
+
+    #[test]
+    fn the_only_one_that_has_the_newest_state_has_no_substitute() {
+        let (low, high) = (state(1, 9, false), state(2, 1, false));
+        check_bad([high, low, low], [true, false, false], Err(0));
+        check_bad([low, high, high], [false, true, true], Err(1));
+        check_bad([high; 3], [true; 3], Ok(None));
     }
 
     #[test]

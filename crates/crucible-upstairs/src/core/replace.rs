@@ -133,6 +133,7 @@ impl Upstairs {
         client.write_latency = Latency::default();
         client.flush_latency = Latency::default();
         self.changed = true;
+        self.stuck = None;
         if was == ReplicaState::Idle {
             return;
         }

@@ -17,6 +17,7 @@ use super::live_repair::LiveRepair;
 use super::merge::Growing;
 use super::reads::Reads;
 use super::reconcile::Reconcile;
+use super::rot::Stuck;
 use super::status::{
     Counters, JobStatus, Phase, Progress, ReplicaState, ReplicaStatus, Room, Status, Step,
 };
@@ -55,6 +56,8 @@ pub struct Upstairs {
     /// Extents done and to do, of the last reconciliation.
     pub(super) reconciled: (u64, u64),
     pub(super) live_repair: Option<LiveRepair>,
+    /// A live repair that waits for a source.
+    pub(super) stuck: Option<Stuck>,
     /// When requests that wait for region servers are looked at again.
     pub(super) patience_due: Option<Moment>,
     /// Requests wait for region servers, and that has been told.
@@ -95,6 +98,7 @@ impl Upstairs {
             reconcile: None,
             reconciled: (0, 0),
             live_repair: None,
+            stuck: None,
             patience_due: None,
             waiting: false,
             changed: false,
@@ -172,6 +176,7 @@ impl Upstairs {
             self.flush_due,
             self.patience_due,
             self.quorum_deadline(),
+            self.stuck_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -295,6 +300,7 @@ impl Upstairs {
         if self.quorum_deadline().is_some_and(|due| due <= self.now) {
             self.changed = true;
         }
+        self.try_stuck_again();
     }
 
     /// Reconsiders everything that depends on which replicas are there.
@@ -304,6 +310,7 @@ impl Upstairs {
         self.retire();
         self.advance_live_repair(out);
         self.start_live_repair(out);
+        self.mend_suspects(out);
         self.finish_replacement(out);
         self.release_held(out);
         self.ask_parked_reads(out);

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use crucible_protocol::{
-    BlockContext, BlockIndex, ClientId, ExtentId, ExtentState, Geometry, JobId, Message,
-    ReadBlockContext, SessionId, UpstairsId,
+    BlockContext, BlockIndex, ClientId, CrucibleError, ExtentId, ExtentState, Geometry, JobId,
+    Message, ReadBlockContext, SessionId, UpstairsId,
 };
 use crucible_upstairs::core::{
     Action, Actions, Answer, BadData, Command, Config, Event, LinkId, LinkLoss, Plain,
@@ -343,12 +343,14 @@ impl World {
                 Reaction::Copy { extent, from, then } => {
                     let source = (0..4).find(|&index| repair_address(index) == from).unwrap();
                     let found = &self.replicas[source];
-                    let copied = !found.is_down && found.is_closed(extent);
-                    if copied {
+                    let copied = if !found.is_down && found.is_closed(extent) {
                         let content = found.content(extent);
-                        self.replicas[replica].take(extent, content);
-                    }
-                    let more = self.replicas[replica].copied(ClientId(client as u8), then, copied);
+                        self.replicas[replica].take(extent, content)
+                    } else {
+                        Err(CrucibleError::RepairRequestError("not closed".to_owned()))
+                    };
+                    let to = ClientId(client as u8);
+                    let more = self.replicas[replica].copied(to, extent, then, copied);
                     reactions.extend(more);
                 }
                 Reaction::Close => {

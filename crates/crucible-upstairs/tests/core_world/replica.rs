@@ -104,14 +104,27 @@ impl Replica {
         (blocks, self.states[extent.0 as usize])
     }
 
-    pub(crate) fn take(&mut self, extent: ExtentId, (blocks, state): Content) {
+    /// Puts a copy in the place of an extent, if each block of it fits its context.
+    pub(crate) fn take(
+        &mut self,
+        extent: ExtentId,
+        (blocks, state): Content,
+    ) -> Result<(), CrucibleError> {
         assert!(self.is_closed(extent), "a copy into an open extent");
+        let fits = |(context, data): &Block| match context {
+            ReadBlockContext::Unencrypted(hash) => *hash == crucible_protocol::context::hash(data),
+            _ => true,
+        };
+        if !blocks.iter().all(fits) {
+            return Err(CrucibleError::RepairFilesInvalid("a bad block".to_owned()));
+        }
         let start = extent.0 as usize * PER_EXTENT as usize;
         for (place, block) in blocks.into_iter().enumerate() {
             self.stable[start + place] = block.clone();
             self.blocks[start + place] = block;
         }
         self.states[extent.0 as usize] = state;
+        Ok(())
     }
 
     /// Puts a block there, as flushed long ago.
@@ -301,33 +314,32 @@ impl Replica {
     pub(crate) fn copied(
         &mut self,
         client: ClientId,
+        extent: ExtentId,
         then: Message,
-        copied: bool,
+        copied: Result<(), CrucibleError>,
     ) -> Vec<Reaction> {
         if self.session.client != Some(client) {
             return Vec::new();
         }
         self.session.copying = false;
-        match then {
-            then if copied => {
+        match (then, copied) {
+            (then, Ok(())) => {
                 let mut reactions = vec![Reaction::Say(then)];
                 reactions.extend(self.work());
                 reactions
             }
-            Message::ExtentLiveRepairAckId { key, job, .. } => vec![
-                Reaction::Say(Message::ErrorReport {
-                    key,
-                    job,
-                    error: CrucibleError::RepairRequestError("not closed".to_owned()),
-                }),
+            (Message::ExtentLiveRepairAckId { key, job, .. }, Err(error)) => vec![
+                Reaction::Say(Message::ErrorReport { key, job, error }),
                 Reaction::Close,
             ],
-            Message::RepairAckId { repair } => vec![Reaction::Say(Message::ExtentError {
-                repair,
-                extent: ExtentId(0),
-                error: CrucibleError::RepairRequestError("not closed".to_owned()),
-            })],
-            other => panic!("{other:?} after a copy"),
+            (Message::RepairAckId { repair }, Err(error)) => {
+                vec![Reaction::Say(Message::ExtentError {
+                    repair,
+                    extent,
+                    error,
+                })]
+            }
+            (other, _) => panic!("{other:?} after a copy"),
         }
     }
 

@@ -392,6 +392,17 @@ impl Storage for ModelDisk {
         let new = self
             .decode(file)
             .ok_or_else(|| CrucibleError::RepairFilesInvalid("the wrong length".into()))?;
+        let cells = new.blocks.iter().filter_map(|versions| versions.last());
+        for (block, cell) in cells.enumerate() {
+            let bad = match cell.context {
+                Some(context) => !context.fits(&cell.data),
+                None => cell.data.iter().any(|byte| *byte != 0),
+            };
+            if bad {
+                let why = format!("block {block} does not match its context");
+                return Err(CrucibleError::RepairFilesInvalid(why));
+            }
+        }
         *self.extent_mut(extent)? = new;
         Ok(())
     }

@@ -492,6 +492,9 @@ impl World {
                 start,
                 count,
             } => self.may_be_bad(*start, *count),
+            VolumeError::BadExtent { extent, address } => {
+                node_at(*address) == self.rotten && self.rotted.contains(&extent.0)
+            }
             _ => true,
         };
         if !possible {
@@ -524,6 +527,13 @@ impl World {
                     _ => host.generation + 1,
                 };
                 host.again = self.now.after(Span::from_millis(300));
+                if let VolumeError::BadExtent { address, .. } = error
+                    && let Some(node) = node_at(*address)
+                    && self.operator.targets.contains(&node)
+                {
+                    // As he is told to: it is replaced.
+                    self.lose_node(node);
+                }
             }
             Asked::Deactivate { .. } => {
                 // It may be active still, or it may have stopped: the operator looks.
