@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crucible_downstairs::disk::{Choice, CrashDisk, Disk, Fault, FaultyDisk};
 use crucible_downstairs::store::{Mode, Options, Region, StoreError};
-use crucible_protocol::ExtentId;
+use crucible_protocol::{CrucibleError, ExtentId};
 use store_world::{Draw, Model, Shape, create, options, read, version_of, write};
 
 const SHAPE: Shape = Shape {
@@ -132,6 +132,32 @@ fn slow_every_operation_of_many_histories_fails() {
         }
         println!("{seed:>4} {operations:>10} {errors:>6}");
     }
+}
+
+#[test]
+fn an_extent_whose_opening_fails_is_opened_by_the_next_job_that_needs_it() {
+    let image = CrashDisk::new();
+    create(&(Arc::new(image.clone()) as Arc<dyn Disk>), SHAPE);
+    let faulty = Arc::new(FaultyDisk::new(Arc::new(image)));
+    let disk: Arc<dyn Disk> = Arc::<FaultyDisk>::clone(&faulty);
+    let region = Region::open(disk, Mode::ReadWrite, options()).unwrap();
+    write(&region, SHAPE, 0, 5, 1).unwrap();
+    let close = || {
+        region.flush_and_close(ExtentId(0), 1, 1).unwrap();
+        faulty.fail(Fault::Io, 0, 2);
+        assert!(region.reopen(ExtentId(0)).is_err());
+    };
+
+    close();
+    let error = read(&region, 2).unwrap_err();
+    assert!(matches!(error, CrucibleError::IoError(_)), "{error:?}");
+    assert_eq!(version_of(SHAPE, 2, &read(&region, 2).unwrap(), 1), 1);
+    assert_eq!(region.is_closed(ExtentId(0)), Ok(false));
+
+    close();
+    assert!(write(&region, SHAPE, 3, 1, 2).is_err());
+    write(&region, SHAPE, 3, 1, 2).unwrap();
+    assert_eq!(version_of(SHAPE, 3, &read(&region, 3).unwrap(), 2), 2);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crucible_downstairs::disk::{Access, CrashDisk, Disk, FileDisk};
 use crucible_downstairs::store::{
     ExtentFile, Mode, Options, Overwrite, Region, SNAPSHOTS, StoreError, WriteJob, snapshots,
 };
+use crucible_protocol::layout::ExtentLayout;
 use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext,
 };
@@ -603,6 +604,38 @@ fn a_replaced_extent_is_that_of_the_other_region_at_once_and_after_a_crash() {
         .map(|entry| entry.name)
         .collect();
     assert_eq!(names, ["000", "001", "002"]);
+}
+
+#[test]
+fn a_bad_copy_of_an_extent_is_refused_but_not_one_that_a_crash_has_torn() {
+    let image = CrashDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(image.clone());
+    create(&disk, SEALED);
+    let source = open(&disk);
+    write(&source, SEALED, 0, 6, 5).unwrap();
+    source.flush_and_close(ExtentId(0), 9, 4).unwrap();
+    let (_disk, region) = fresh(SEALED);
+    let region = Arc::new(region);
+    write(&region, SEALED, 0, 6, 1).unwrap();
+    region.flush_and_close(ExtentId(0), 3, 4).unwrap();
+    let last = 5 * 4096 + 4095;
+    assert!(image.rot("00/000/000", last, 128));
+    let refused = replace(&source, &region, ExtentId(0));
+    assert!(
+        matches!(&refused, Err(CrucibleError::RepairFilesInvalid(text)) if text.contains("block 5 of extent 0")),
+        "{refused:?}"
+    );
+    region.reopen(ExtentId(0)).unwrap();
+    assert_eq!(version_of(SEALED, 5, &read(&region, 5).unwrap(), 5), 1);
+
+    // The same block once more, in an extent that says itself that there may be such.
+    let dirty_at = ExtentLayout::new(&region.geometry()).metadata().start;
+    assert!(image.rot("00/000/000", dirty_at, 1));
+    region.close(ExtentId(0)).unwrap();
+    replace(&source, &region, ExtentId(0)).unwrap();
+    region.reopen(ExtentId(0)).unwrap();
+    assert_eq!(region.damaged_blocks(ExtentId(0)), Ok(vec![5]));
+    assert_eq!(version_of(SEALED, 4, &read(&region, 4).unwrap(), 5), 5);
 }
 
 #[test]

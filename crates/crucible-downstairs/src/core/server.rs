@@ -6,7 +6,7 @@ use crucible_protocol::{CrucibleError, Geometry, GeometryError, JobId, Message, 
 use vm_types::Moment;
 
 use super::action::{Action, ConnectionId, Event, Operation, Outcome, Reason, Ticket};
-use super::limits::Limits;
+use super::limits::{Limits, STUCK_PERCENT};
 use super::negotiation::{Facts, Mode, Phase, Verdict};
 use super::promotion::Promotions;
 use super::request::Rules;
@@ -350,7 +350,7 @@ impl Server {
     }
 
     /// Reads on, or not: back-pressure. A queue that is full of jobs which all wait for others must be read on,
-    /// up to twice the limits, since those may be what comes next.
+    /// up to three times the limits, since those may be what comes next.
     fn balance(&mut self, now: Moment, id: ConnectionId, out: &mut Vec<Action>) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -364,7 +364,7 @@ impl Server {
                 || bytes.saturating_mul(100) >= self.limits.bytes.saturating_mul(percent)
         };
         let progress = connection.active + connection.retrying > 0;
-        if memory > self.limits.memory || (!progress && over(200)) {
+        if memory > self.limits.memory || (!progress && over(STUCK_PERCENT)) {
             self.hang_up(id, Reason::QueueFull, out);
             return;
         }

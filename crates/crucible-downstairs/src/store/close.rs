@@ -5,7 +5,7 @@ use crucible_protocol::{CrucibleError, ExtentId, ExtentState};
 
 use super::commit::Aim;
 use super::error::io_error;
-use super::extent::{read_metadata, stamp_of};
+use super::extent::{Extent, read_metadata, stamp_of};
 use super::inner::Inner;
 use super::open::load_dirty;
 use super::region::Mode;
@@ -14,6 +14,8 @@ use super::{StoreError, replace};
 impl Inner {
     /// Closes an extent whose file then has everything, durably, and which the journal no longer speaks of.
     pub(super) fn close(&self, id: ExtentId, aim: Aim) -> Result<ExtentState, CrucibleError> {
+        // What is known of it may be of another file than it has now.
+        self.open_again(id)?;
         if self.mode == Mode::ReadOnly {
             let mut extent = self.hold(id)?;
             extent.closed = true;
@@ -38,17 +40,34 @@ impl Inner {
         Ok(extent.state())
     }
 
-    /// Opens a closed extent from its file, which may be another one than before.
+    /// Opens a closed extent from its file, which may be another one than before. When that fails, the next job that
+    /// needs the extent tries again: the peer may have been told before that it is open, or may never ask again.
     pub(super) fn reopen(&self, id: ExtentId) -> Result<(), CrucibleError> {
         let mut extent = self.hold(id)?;
         if !extent.closed {
             return Ok(());
         }
-        self.release(&mut extent);
+        let opened = self.open_held(&mut extent);
+        extent.ajar = opened.is_err();
+        extent.closed = opened.is_err();
+        opened
+    }
+
+    /// Opens an extent whose opening has failed before.
+    pub(super) fn open_again(&self, id: ExtentId) -> Result<(), CrucibleError> {
+        if self.look(id)?.ajar {
+            self.reopen(id)?;
+        }
+        Ok(())
+    }
+
+    fn open_held(&self, extent: &mut Extent) -> Result<(), CrucibleError> {
+        let id = extent.id;
+        self.release(extent);
         // A replacement that failed half-way is finished first.
         replace::recover(&*self.disk, id, self.mode, &self.geometry)?;
         let failed = |error: std::io::Error| StoreError::io(names::extent_path(id))(error);
-        self.ensure_file(&mut extent).map_err(failed)?;
+        self.ensure_file(extent).map_err(failed)?;
         let metadata = extent
             .file()
             .map_err(|error| error.to_string())
@@ -63,9 +82,8 @@ impl Inner {
         extent.placed.clear();
         extent.marked = false;
         if metadata.state.dirty {
-            load_dirty(self, &mut extent).map_err(failed)?;
+            load_dirty(self, extent).map_err(failed)?;
         }
-        extent.closed = false;
         let mut dirty = self.lock_dirty();
         if extent.needs_flush() {
             dirty.insert(id.0);

@@ -30,6 +30,8 @@ pub(super) struct Extent {
     /// The highest generation and flush that the file was ever stamped with, as far as is known.
     pub(super) highest: (u64, u64),
     pub(super) closed: bool,
+    /// It should be open, but opening it has failed: who needs it next tries again.
+    pub(super) ajar: bool,
     /// Dropped when too many are open.
     pub(super) file: Option<Arc<dyn DiskFile>>,
     /// As it is in the file, and what was placed; dropped with the contexts.
@@ -60,6 +62,7 @@ impl Extent {
             metadata,
             highest: stamp_of(metadata.state),
             closed: false,
+            ajar: false,
             file: None,
             active: None,
             pinned: false,

@@ -62,6 +62,7 @@ impl Inner {
         contexts: &mut Vec<ReadBlockContext>,
     ) -> Result<(), CrucibleError> {
         let (first, count) = (run.first, run.count);
+        self.open_again(run.extent)?;
         {
             let extent = self.look(run.extent)?;
             extent.require_open()?;
@@ -91,6 +92,7 @@ impl Inner {
         let (mut data, mut stored) = (job.data, stored.as_slice());
         let piece_blocks = (PIECE_BYTES / block_size).max(1) as u32;
         for run in self.geometry.runs(job.start, job.contexts.len() as u64) {
+            self.open_again(run.extent)?;
             let mut first = run.first;
             let end = run.first + run.count;
             while first < end {

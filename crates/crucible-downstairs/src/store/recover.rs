@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use crucible_protocol::context::hash;
 use crucible_protocol::layout::{
@@ -11,7 +12,7 @@ use crucible_protocol::layout::{
 use crucible_protocol::{ExtentId, Geometry};
 
 use super::direct::PlacedRun;
-use super::extent::{Extent, write_tail};
+use super::extent::{Extent, out_of_range, write_tail};
 use super::journal::{Journal, Section, SectionKind, SlotEntry};
 use crate::disk::DiskFile;
 
@@ -245,6 +246,51 @@ pub(super) fn recover_dirty(
         first += count;
     }
     Ok(found)
+}
+
+/// The first block of a clean extent that its active slot does not speak for, if there is one.
+pub(super) fn first_misfit(
+    extent: &mut Extent,
+    geometry: &Geometry,
+    layout: &ExtentLayout,
+) -> io::Result<Option<u32>> {
+    let active = extent.load_active(layout)?.clone();
+    let file = Arc::clone(extent.file()?);
+    let block_size = geometry.block_size() as usize;
+    let stride = (STRIDE_BYTES / block_size).max(1) as u32;
+    let mut data = Vec::new();
+    let mut first = 0;
+    while first < layout.blocks() {
+        let range = first..first.saturating_add(stride).min(layout.blocks());
+        let count = range.end - range.start;
+        let a = extent.read_slots(Slot::A, &range, layout)?;
+        let b = extent.read_slots(Slot::B, &range, layout)?;
+        let place = layout.data(first, count).ok_or_else(out_of_range)?;
+        data.resize(count as usize * block_size, 0);
+        file.read_at(&mut data, place.start)?;
+        let mut blocks = range.zip(a.iter().zip(&b).zip(data.chunks_exact(block_size)));
+        let misfit = blocks.find(|(block, ((a, b), data))| {
+            let slot = match active.get(*block) {
+                Some(Slot::B) => b,
+                _ => a,
+            };
+            !speaks_for(slot, data)
+        });
+        if let Some((block, _)) = misfit {
+            return Ok(Some(block));
+        }
+        first += count;
+    }
+    Ok(None)
+}
+
+/// Whether a slot is that of this block; an empty one, of a block that was never written.
+pub(super) fn speaks_for(slot: &[u8; SLOT_LEN], data: &[u8]) -> bool {
+    match StoredContext::decode(slot) {
+        Ok(Some(stored)) => stored.on_disk_hash == hash(data),
+        Ok(None) => is_zero(data),
+        Err(_) => false,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

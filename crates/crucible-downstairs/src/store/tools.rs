@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use bytes::BytesMut;
-use crucible_protocol::context::hash;
 use crucible_protocol::layout::{ExtentMetadata, Slot, StoredContext, names};
 use crucible_protocol::{BlockContext, BlockIndex, ExtentId};
 
 use super::extent::Extent;
 use super::inner::Inner;
-use super::recover::is_zero;
+use super::recover::speaks_for;
 use super::region::{Mode, Overwrite, Progress, Region};
 use super::{StoreError, create};
 
@@ -242,14 +241,10 @@ fn verify_extent(inner: &Inner, id: ExtentId) -> Result<VerifyReport, StoreError
                 Some(Slot::B) => b,
                 _ => a,
             };
-            let stored = StoredContext::decode(slot);
-            let good = match &stored {
-                Ok(Some(stored)) => stored.on_disk_hash == hash(data),
-                Ok(None) => is_zero(data) || extent.blank.contains(&block),
-                Err(_) => false,
-            };
+            let empty = StoredContext::decode(slot) == Ok(None);
+            let good = speaks_for(slot, data) || (empty && extent.blank.contains(&block));
             report.blocks += 1;
-            report.written += u64::from(!matches!(stored, Ok(None)));
+            report.written += u64::from(!empty);
             if !good || extent.damaged.contains(&block) {
                 report.bad_count += 1;
                 if report.bad.len() < LISTED_MAX {
