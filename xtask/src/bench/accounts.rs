@@ -1,5 +1,6 @@
 //! What the system says that a process has used so far. Source: proc(5).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -10,19 +11,20 @@ pub(super) fn processor_time(id: u32) -> Result<Duration, String> {
     time(&text).ok_or_else(|| format!("{path}: not as expected"))
 }
 
-/// User and system time of those threads of a process whose name begins with `prefix`.
-pub(super) fn threads_time(id: u32, prefix: &str) -> Result<Duration, String> {
+/// User and system time of each group of a process's threads: of those with the same name, but for its number.
+pub(super) fn threads_time(id: u32) -> Result<BTreeMap<String, Duration>, String> {
     let path = format!("/proc/{id}/task");
     let tasks = fs::read_dir(&path).map_err(|error| format!("{path}: {error}"))?;
-    let mut sum = Duration::ZERO;
+    let mut groups = BTreeMap::new();
     for task in tasks.flatten() {
         // A thread may end while its neighbours are read.
         let text = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        if name(&text).is_some_and(|name| name.starts_with(prefix)) {
-            sum += time(&text).unwrap_or_default();
+        if let (Some(name), Some(time)) = (name(&text), time(&text)) {
+            let group = name.trim_end_matches(|end: char| end.is_ascii_digit());
+            *groups.entry(group.to_owned()).or_default() += time;
         }
     }
-    Ok(sum)
+    Ok(groups)
 }
 
 /// The most memory that a process held at once, in bytes.
@@ -66,7 +68,7 @@ mod tests {
     fn our_own_accounts_can_be_read() {
         let id = std::process::id();
         assert!(processor_time(id).unwrap() < Duration::from_secs(3600));
-        assert!(threads_time(id, "").unwrap() < Duration::from_secs(3600));
+        assert!(!threads_time(id).unwrap().is_empty());
         assert!(peak_bytes(id).unwrap() > 0);
         assert!(processor_time(u32::MAX).is_err());
     }

@@ -212,7 +212,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 /// What the region servers have cost so far, together; of memory, the one that held most.
-pub(super) fn bill(fleet: &Fleet<'_>) -> Result<Cost, String> {
+fn bill(fleet: &Fleet<'_>) -> Result<Cost, String> {
     let mut bill = Cost::default();
     for index in 0..3 {
         let id = fleet.pid(index)?;

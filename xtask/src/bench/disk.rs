@@ -1,13 +1,13 @@
 //! fio in a guest: the same jobs on a file, on a volume of three region servers, and on QEMU's NVMe with the same file.
 //!
-//! One machine after the other, so that each has the host to itself; each job is billed to the threads that run guest
-//! code, to the rest of the machine's process, and to the region servers.
+//! One machine after the other, so that each has the host to itself; each job is billed to the groups of threads that
+//! worked for it, so that one sees what each step of an operation costs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::accounts::{processor_time, threads_time};
-use super::crucible::bill;
+use super::accounts::threads_time;
 use super::{Bound, Options, Row};
 use crate::demo::provide_standalone;
 use crate::guest::console::{Console, Show};
@@ -36,17 +36,62 @@ const SHAPE: Shape = Shape {
     ..Shape::SMALL
 };
 
+/// Where processor time goes, by the names of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// The guest itself, and what its accesses to devices do at once.
+    Guest,
+    /// The worker of the device's queue: commands fetched, guest memory copied, answers given.
+    Queue,
+    /// Everything else in the machine's process: the volume's thread, sealing, its sockets; QEMU's main loop.
+    Storage,
+    /// Frames read and answers written, in all region servers.
+    Servers,
+    /// Their files, in all region servers.
+    Disks,
+}
+
+impl Step {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Guest => "guest code",
+            Self::Queue => "device queue",
+            Self::Storage => "the rest of the process",
+            Self::Servers => "region servers, frames",
+            Self::Disks => "region servers, files",
+        }
+    }
+
+    /// Whose a machine's thread is. Ours and QEMU's.
+    fn of_machine(thread: &str) -> Self {
+        match thread {
+            "vcpu" => Self::Guest,
+            _ if thread.starts_with("CPU ") => Self::Guest,
+            _ if thread.ends_with("-q") => Self::Queue,
+            _ => Self::Storage,
+        }
+    }
+
+    /// Whose a region server's thread is.
+    fn of_server(thread: &str) -> Self {
+        match thread {
+            "disk-" | "region" => Self::Disks,
+            _ => Self::Servers,
+        }
+    }
+}
+
+type Bill = BTreeMap<Step, Duration>;
+
 /// What a job came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Figure {
     /// Operations a second.
     rate: f64,
     /// Mean latency in microseconds, as the guest sees it.
     latency: f64,
-    /// Processor time an operation, in microseconds: in guest code, in the rest of the process, in region servers.
-    guest: f64,
-    devices: f64,
-    servers: f64,
+    /// Processor time an operation, in microseconds.
+    steps: BTreeMap<Step, f64>,
 }
 
 /// Measures all three.
@@ -93,8 +138,8 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
 
     let mut rows = Vec::new();
     for (index, (job, unit)) in JOBS.iter().enumerate() {
-        let (file, volume, qemu) = (file[index], volume[index], qemu[index]);
-        for (medium, figure) in [("file", file), ("volume", volume)] {
+        let beside = &qemu[index];
+        for (medium, figure) in [("file", &file[index]), ("volume", &volume[index])] {
             let row = |what: &str, ours, theirs, unit: &str| Row {
                 figure: format!("{job}, {medium}{what}"),
                 ours,
@@ -102,17 +147,12 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
                 unit: unit.to_owned(),
                 bound: Bound::None,
             };
-            rows.push(row("", figure.rate, Some(qemu.rate), unit));
-            rows.push(row(": latency", figure.latency, Some(qemu.latency), "us"));
-            rows.push(row(": guest code", figure.guest, Some(qemu.guest), "us/op"));
-            rows.push(row(
-                ": devices",
-                figure.devices,
-                Some(qemu.devices),
-                "us/op",
-            ));
-            if medium == "volume" {
-                rows.push(row(": region servers", figure.servers, None, "us/op"));
+            rows.push(row("", figure.rate, Some(beside.rate), unit));
+            let latency = row(": latency", figure.latency, Some(beside.latency), "us");
+            rows.push(latency);
+            for (step, cost) in &figure.steps {
+                let theirs = beside.steps.get(step).copied();
+                rows.push(row(&format!(": {}", step.name()), *cost, theirs, "us/op"));
             }
         }
     }
@@ -129,15 +169,23 @@ fn jobs(
     machine.prepare(directory, SHAPE.bytes())?;
     let mut child = machine.start(engine, directory)?;
     let id = child.id();
-    // The names that both programs give to threads that run guest code.
-    let guest_threads = match engine {
-        Engine::Standalone(_) => "vcpu",
-        Engine::Qemu => "CPU ",
+    let servers = match fleet {
+        Some(fleet) => (0..3)
+            .map(|index| fleet.pid(index))
+            .collect::<Result<_, _>>()?,
+        None => Vec::new(),
     };
-    let accounts = || -> Result<[Duration; 3], String> {
-        let guest = threads_time(id, guest_threads)?;
-        let servers = fleet.map(bill).transpose()?.unwrap_or_default().cpu;
-        Ok([guest, processor_time(id)?.saturating_sub(guest), servers])
+    let accounts = || -> Result<Bill, String> {
+        let mut bill = Bill::new();
+        for (thread, time) in threads_time(id)? {
+            *bill.entry(Step::of_machine(&thread)).or_default() += time;
+        }
+        for server in &servers {
+            for (thread, time) in threads_time(*server)? {
+                *bill.entry(Step::of_server(&thread)).or_default() += time;
+            }
+        }
+        Ok(bill)
     };
     let mut console = Console::connect(&directory.join(SOCKET), &mut child, Show::Nothing)?;
     let mut figures = Vec::new();
@@ -152,16 +200,14 @@ fn jobs(
         let (rate, latency, seconds) =
             read(&line).ok_or_else(|| format!("not understood: {line}"))?;
         let operations = (rate * seconds).max(1.0);
-        let each = |index: usize| {
-            let used = after[index].saturating_sub(before[index]);
-            used.as_secs_f64() * 1e6 / operations
+        let each = |(step, used): (Step, Duration)| {
+            let used = used.saturating_sub(before.get(&step).copied().unwrap_or_default());
+            (step, used.as_secs_f64() * 1e6 / operations)
         };
         figures.push(Figure {
             rate,
             latency,
-            guest: each(0),
-            devices: each(1),
-            servers: each(2),
+            steps: after.into_iter().map(each).collect(),
         });
     }
     console.drain(LIMIT, &mut child)?;
