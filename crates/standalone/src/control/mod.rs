@@ -26,3 +26,19 @@ pub mod openapi;
 pub use disks::DiskHandles;
 pub use machine::{About, MachineHandle};
 pub use server::{ControlServer, ControlSocket};
+
+/// One input of a fuzzer: a request's body, or an answer, from whoever. Panics are findings.
+pub fn fuzz(bytes: &[u8]) {
+    // Refusing is fine.
+    drop(router::typed::<api::StopRequest>(bytes));
+    drop(router::typed::<api::ReplaceRequest>(bytes));
+    if let Ok(answer) = crate::ctl::http::parse(bytes) {
+        answer.message();
+        if let Ok(disk) = serde_json::from_slice(&answer.body) {
+            crate::ctl::tables(&disk);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -151,11 +151,14 @@ async fn content<T: DeserializeOwned>(body: Body) -> Result<T, Failed> {
 
 /// A request's body as its type; no body at all is `{}`. Errors: what is wrong, and where.
 pub fn typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let bytes = if bytes.trim_ascii().is_empty() {
-        b"{}"
-    } else {
-        bytes
+    let bytes = match bytes.trim_ascii() {
+        b"" => b"{}",
+        bytes => bytes,
     };
+    // A list of values would be taken for the fields in their order.
+    if bytes.first() != Some(&b'{') {
+        return Err("the request's JSON: expected an object".to_owned());
+    }
     serde_json::from_slice(bytes).map_err(|error| format!("the request's JSON: {error}"))
 }
 

@@ -254,6 +254,17 @@ impl Session {
     }
 }
 
+/// Every table that one disk is shown in; for tests and fuzzers, who only want it not to panic.
+pub(crate) fn tables(status: &DiskStatus) -> String {
+    let disks = std::slice::from_ref(status);
+    [
+        show::disks(disks),
+        show::disk(status),
+        show::replica_words(disks),
+    ]
+    .concat()
+}
+
 /// Whether a command did what it was asked.
 pub(crate) type Done = Result<(), CtlError>;
 

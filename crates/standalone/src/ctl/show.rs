@@ -64,7 +64,7 @@ pub(super) fn disks(disks: &[DiskStatus]) -> String {
     for disk in disks {
         let device = disk.devices.first();
         let completed = |name: &str| operation(disk, name).map_or(0, |it| it.completed);
-        let failed: u64 = disk.operations.values().map(|it| it.failed).sum();
+        let failed = failed(disk);
         let latency = |name: &str| match operation(disk, name) {
             Some(it) if it.latency.count > 0 => {
                 format!("{} / {}", span(it.latency.p50_ns), span(it.latency.p99_ns))
@@ -193,7 +193,7 @@ fn replicas<'a>(volumes: impl Iterator<Item = (&'a DiskStatus, &'a VolumeStatus)
                 replica.address.to_string(),
                 replica.state.clone(),
                 repair(replica),
-                (replica.jobs + replica.reads).to_string(),
+                replica.jobs.saturating_add(replica.reads).to_string(),
                 replica.queued.to_string(),
                 span(replica.read_latency_ns),
                 span(replica.write_latency_ns),
@@ -226,6 +226,12 @@ fn outlook(replica: &ReplicaStatus) -> String {
         text.push_str(&format!(" ({loss})"));
     }
     text
+}
+
+/// Requests of all kinds that failed.
+fn failed(disk: &DiskStatus) -> u64 {
+    let each = disk.operations.values().map(|it| it.failed);
+    each.fold(0, u64::saturating_add)
 }
 
 pub(super) fn operation<'a>(disk: &'a DiskStatus, name: &str) -> Option<&'a OperationStatus> {
@@ -261,7 +267,7 @@ pub(super) fn look(
         };
         let per_second = |name| format!("{:.0}", rate(name, |it| it.completed));
         let throughput = |name| format!("{}/s", bytes(rate(name, |it| it.bytes) as u64));
-        let failed: u64 = disk.operations.values().map(|it| it.failed).sum();
+        let failed = failed(disk);
         table.row([
             disk.name.clone(),
             per_second("read"),
@@ -278,6 +284,12 @@ pub(super) fn look(
     }
     text.push_str(&table.text());
     text
+}
+
+/// The last column of `watch`.
+pub(super) fn replica_words(disks: &[DiskStatus]) -> String {
+    let volumes = disks.iter().filter_map(|disk| disk.volume.as_ref());
+    volumes.map(in_short).collect()
 }
 
 /// All replicas in a few words.
