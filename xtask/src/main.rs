@@ -2,7 +2,7 @@
 //!
 //! Reading order: `tree` (where the workspace is and what files it has), `run` and `measured` (child
 //! processes and their cost), `debian` (packages by name), `guest` (what runs inside a machine), then
-//! one module a chore: `tidy`, `illumos`, `demo`, `scenario`, `volume`, `suites`, `bench`.
+//! one module a chore: `tidy`, `illumos`, `demo`, `scenario`, `volume`, `faults`, `suites`, `bench`.
 //!
 //! Never here: anything that a user of the programs needs at run time.
 
@@ -15,6 +15,7 @@
 mod bench;
 mod debian;
 mod demo;
+mod faults;
 mod guest;
 mod illumos;
 mod measured;
@@ -51,6 +52,8 @@ enum Chore {
     Guest(guest::Options),
     /// Run the replicated volume's programs against each other: kills, repairs, takeovers, NBD clients.
     Volume(volume::Options),
+    /// Do to a guest's volume what happens to disks, and see what the guest notices.
+    Faults(faults::Options),
     /// Measure, as ratios to something that runs beside it.
     Bench(bench::Options),
     /// Type-check the workspace for illumos with Debian's compiler.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Scenario(options) => scenario::command(&options),
         Chore::Guest(options) => guest::command(&options),
         Chore::Volume(options) => volume::command(&options),
+        Chore::Faults(options) => faults::command(&options),
         Chore::Bench(options) => bench::command(&options),
         Chore::Illumos(options) => illumos::command(&options),
     };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
 use crate::run::not_started;
@@ -108,6 +108,11 @@ impl Measured {
         }
         self.collect(0)?;
         Err(format!("still running after {} s", limit.as_secs()))
+    }
+
+    /// Its output, if it was piped and nobody has taken it yet.
+    pub(crate) fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     /// The process number.

@@ -153,6 +153,19 @@ impl Console {
         Ok(())
     }
 
+    /// Takes in what comes within `limit`; says whether something came.
+    pub(crate) fn listen(&mut self, limit: Duration) -> bool {
+        match self.receive(limit) {
+            Received::Something => true,
+            Received::Nothing => false,
+            Received::Closed => {
+                // Nothing will come any more; whoever asks in a loop should not spin.
+                std::thread::sleep(limit);
+                false
+            }
+        }
+    }
+
     /// Hangs up.
     pub(crate) fn close(self) {
         // A machine that has hung up before is no worse.

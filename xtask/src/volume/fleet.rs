@@ -1,9 +1,10 @@
 //! Three region servers under `dsc`, in a directory of their own, on ports that were free; gone when dropped.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -171,6 +172,11 @@ impl<'a> Fleet<'a> {
         format!("127.0.0.1:{}", self.port(index))
     }
 
+    /// The servers that have the volume.
+    pub(crate) fn members(&self) -> [u16; 3] {
+        self.members
+    }
+
     /// Notes that server `new` has the volume in the place of `old`.
     pub(crate) fn replaced(&mut self, old: u16, new: u16) {
         for member in &mut self.members {
@@ -288,6 +294,12 @@ impl<'a> Fleet<'a> {
     pub(crate) fn restart(&self, index: u16) -> Result<(), String> {
         self.dsc(&["start", "-c", &index.to_string()])?;
         self.wait_until("a server runs", |fleet| fleet.is(index, "running"))
+    }
+
+    /// Stops server `index` in order, and waits for that.
+    pub(crate) fn stop(&self, index: u16) -> Result<(), String> {
+        self.dsc(&["stop", "-c", &index.to_string()])?;
+        self.wait_until("a server stops", |fleet| !fleet.is(index, "running"))
     }
 
     /// The process of server `index`.
@@ -411,32 +423,69 @@ impl<'a> Fleet<'a> {
 
     /// Whether the volume's regions, which must not be served, hold the same bytes.
     pub(crate) fn regions_are_equal(&self) -> Result<(), String> {
-        let exports = self
+        let mut exports = self
             .members
             .into_iter()
-            .map(|index| self.export(index))
+            .map(|index| Export::start(self.programs, &self.region(index)))
             .collect::<Result<Vec<_>, String>>()?;
-        for pair in exports.windows(2) {
-            let mut compare = Command::new("cmp");
-            compare.args(pair);
-            self.programs.quiet(&mut compare)?;
+        let mut at = 0_u64;
+        loop {
+            let pieces = exports
+                .iter_mut()
+                .map(Export::piece)
+                .collect::<Result<Vec<_>, String>>()?;
+            for (piece, index) in pieces.iter().zip(self.members).skip(1) {
+                if *piece != pieces[0] {
+                    let first = self.members[0];
+                    return Err(format!(
+                        "the regions of servers {first} and {index} differ within 1 MiB from byte {at}"
+                    ));
+                }
+            }
+            at += pieces[0].len() as u64;
+            if pieces[0].is_empty() {
+                break;
+            }
         }
-        exports.iter().try_for_each(|export| {
-            fs::remove_file(export).map_err(|error| format!("{}: {error}", export.display()))
-        })
+        exports.iter_mut().try_for_each(Export::end)
     }
+}
 
-    fn export(&self, index: u16) -> Result<PathBuf, String> {
-        let file = self.directory.join(format!("export-{index}"));
-        let mut command = self.programs.command("crucible-downstairs");
+/// A region's blocks, as they come out of `crucible-downstairs export`: no copy of them is made.
+struct Export {
+    child: Measured,
+    blocks: ChildStdout,
+}
+
+impl Export {
+    fn start(programs: &Programs, region: &Path) -> Result<Export, String> {
+        let mut command = programs.command("crucible-downstairs");
+        // What it says at its end follows the blocks, and is the same for all.
         command
             .arg("export")
             .arg("--data")
-            .arg(self.region(index))
-            .arg("--export-path")
-            .arg(&file);
-        self.programs.quiet(&mut command)?;
-        Ok(file)
+            .arg(region)
+            .args(["--export-path", "/dev/fd/1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = Measured::start(&mut command)?;
+        let blocks = child.output().ok_or("a child without an output")?;
+        Ok(Export { child, blocks })
+    }
+
+    /// The next mebibyte, or less at the end.
+    fn piece(&mut self) -> Result<Vec<u8>, String> {
+        let mut piece = Vec::with_capacity(1 << 20);
+        let read = self.blocks.by_ref().take(1 << 20).read_to_end(&mut piece);
+        read.map_err(|error| format!("an exported region: {error}"))?;
+        Ok(piece)
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        match self.child.wait(COMMAND_LIMIT)? {
+            (ExitCode::Code(0), _) => Ok(()),
+            (code, _) => Err(format!("an export ended with {code}")),
+        }
     }
 }
 

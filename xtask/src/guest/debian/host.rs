@@ -10,7 +10,7 @@ use crate::run;
 use crate::volume::fleet::{Fleet, Programs, Shape};
 
 /// File name of the root disk's copy.
-pub(crate) const IMAGE: &str = "root.img";
+const IMAGE: &str = "root.img";
 /// No wait for a floppy or a second console; a panic ends the machine; no detours for a processor's flaws, which this
 /// one has not.
 const CMDLINE: &str = "console=ttyS0 root=/dev/nvme0n1 rootfstype=ext4 rw panic=-1 mitigations=off";
@@ -99,16 +99,14 @@ impl<'a> Host<'a> {
 
     /// The machine's first disk.
     pub(crate) fn disks(&self) -> Vec<Disk> {
-        let medium = match &self.fleet {
-            Some(fleet) => Medium::Volume(fleet.volume()),
-            None => Medium::Image(IMAGE),
-        };
-        vec![Disk {
-            name: "root",
-            driver: "pci-nvme",
-            medium,
-            slot: 4,
-        }]
+        self.fleet.as_ref().map_or_else(Self::image_disks, |fleet| {
+            disks(Medium::Volume(fleet.volume()))
+        })
+    }
+
+    /// The same of a machine whose directory holds an image already.
+    pub(crate) fn image_disks() -> Vec<Disk> {
+        disks(Medium::Image(IMAGE))
     }
 
     /// Ends the region servers; the three must then hold the same bytes.
@@ -122,6 +120,15 @@ impl<'a> Host<'a> {
         println!("debian: the three regions are sound and hold the same bytes");
         Ok(())
     }
+}
+
+fn disks(medium: Medium) -> Vec<Disk> {
+    vec![Disk {
+        name: "root",
+        driver: "pci-nvme",
+        medium,
+        slot: 4,
+    }]
 }
 
 /// The Debian guest's machine, on `soft`.

@@ -20,7 +20,7 @@ use crate::volume::fleet::Programs;
 use crate::{run, tree};
 
 pub(crate) use host::{Host, Root, machine};
-pub(crate) use recipe::provide;
+pub(crate) use recipe::{System, provide};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -97,7 +97,7 @@ pub(crate) fn provide_programs(
 
 fn boot(
     options: &Options,
-    system: &recipe::System,
+    system: &System,
     programs: &Programs,
     engine: &Engine,
     show: Show,
