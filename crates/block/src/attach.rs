@@ -118,6 +118,7 @@ impl Attachment {
                 name: options.name.clone(),
                 doorbell,
                 mode: AtomicU8::new(Mode::Running as u8),
+                give_up: AtomicBool::new(false),
                 pump: Mutex::new(pump),
                 control: Mutex::new(Control::default()),
                 changed: Condvar::new(),
@@ -217,6 +218,14 @@ impl Attachment {
             self.queue.set_mode(Mode::Running);
             control.quiet = false;
         }
+        self.queue.doorbell.ring();
+    }
+
+    /// The guest gives up what is in flight, as by a reset: what a hanging backend can let go of is answered with
+    /// [`crate::Outcome::Abandoned`], soon; the rest as it ends. Requests that are fetched after their answers are not
+    /// concerned.
+    pub fn give_up(&self) {
+        self.queue.give_up.store(true, Ordering::SeqCst);
         self.queue.doorbell.ring();
     }
 
@@ -347,6 +356,8 @@ struct Queue {
     doorbell: Arc<Doorbell>,
     /// A [`Mode`]. Changed only with `control` locked.
     mode: AtomicU8,
+    /// What is in flight is not wanted any more.
+    give_up: AtomicBool,
     /// Inline only; a worker thread owns its pump.
     pump: Mutex<Option<Pump>>,
     control: Mutex<Control>,
@@ -419,7 +430,7 @@ impl Queue {
         loop {
             let rung = self.doorbell.take();
             let mode = self.mode();
-            let wait = match pump.turn(rung, mode) {
+            let wait = match pump.turn(rung, mode, &self.give_up) {
                 Turn::Again => continue,
                 Turn::Orphaned => break,
                 Turn::Wait(moment) => moment,
@@ -467,7 +478,7 @@ impl Queue {
             let mut orphaned = false;
             if let Some(pump) = guard.as_mut() {
                 loop {
-                    match pump.turn(self.doorbell.take(), self.mode()) {
+                    match pump.turn(self.doorbell.take(), self.mode(), &self.give_up) {
                         Turn::Again => {}
                         Turn::Orphaned => {
                             orphaned = true;

@@ -91,6 +91,12 @@ pub trait Engine: Send {
     /// on hanging.
     fn hurry(&mut self, _done: &mut Vec<Completion>) {}
 
+    /// The guest gives up everything that is under way: requests that nothing in the system refers to any more end
+    /// now, with [`Outcome::Abandoned`], so that a backend that hangs holds up no reset. Whether they are carried out
+    /// later is open, but no data of theirs reaches guest memory, and nothing overtakes what is submitted after this.
+    /// Others come to their own end.
+    fn give_up(&mut self, _done: &mut Vec<Completion>) {}
+
     /// Nothing of the engine's refers to guest memory any more.
     fn is_idle(&self) -> bool {
         true

@@ -2,6 +2,7 @@
 //!
 //! The same turn serves a worker thread and a doorbell that runs inline; see `attach` for both loops.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use vm_types::{Clock, Moment};
@@ -92,8 +93,9 @@ impl Pump {
         &self.policy.clock
     }
 
-    /// One turn. `rung`: the doorbell has been taken since the last turn.
-    pub(crate) fn turn(&mut self, rung: bool, mode: Mode) -> Turn {
+    /// One turn. `rung`: the doorbell has been taken since the last turn. `give_up`, which is taken: what is in flight
+    /// is wanted no more.
+    pub(crate) fn turn(&mut self, rung: bool, mode: Mode, give_up: &AtomicBool) -> Turn {
         let Some(source) = self.source.upgrade() else {
             return Turn::Orphaned;
         };
@@ -102,6 +104,8 @@ impl Pump {
         if mode != Mode::Running {
             self.engine.hurry(&mut self.done);
         }
+        // Before anything is fetched that comes after a reset.
+        self.give_up(give_up);
         // Answers free slots, so that this very turn can fetch for them.
         self.collect();
         let mut wait = None;
@@ -137,6 +141,14 @@ impl Pump {
             (a, b) => a.or(b),
         };
         Turn::Wait(earlier)
+    }
+
+    fn give_up(&mut self, wanted: &AtomicBool) {
+        // The plain look keeps the line shared.
+        if wanted.load(Ordering::SeqCst) && wanted.swap(false, Ordering::SeqCst) {
+            self.engine.give_up(&mut self.done);
+            self.collect();
+        }
     }
 
     /// Answers all that is still in flight with [`Outcome::Abandoned`]; returns how many there were.

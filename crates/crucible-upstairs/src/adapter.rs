@@ -3,6 +3,12 @@
 //! The queue's worker copies guest bytes into the buffer that they are sealed in and sent from, and hands whole
 //! batches over; answers gather until the worker is rung, once a turn. Requests are cut into parts of [`PART_BYTES`],
 //! which wait here, uncopied, while the volume has no room.
+//!
+//! Discard is advice. Plain blocks take it as zeroes, which region servers keep as holes. Sealed blocks do not: sealed
+//! zeroes are bytes like all others, so the answer is "done" and nothing is.
+//!
+//! A guest that resets its device is not held up by region servers that are away: nothing outside of this file refers
+//! to its memory, so what is under way can be let go at any time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,6 +29,8 @@ use crate::volume::Volume;
 
 /// Largest part that a request is cut into. Parts are sealed and sent side by side.
 const PART_BYTES: u64 = 1 << 20;
+/// A longer range is not discarded: writing its zeroes would hold the guest up for longer than the space is worth.
+const DISCARD_MAX: u64 = 128 << 20;
 /// While other queues have all the room, this often is looked for some.
 const LOOK_EVERY: Span = Span::from_millis(1);
 /// Inline, the guest's thread waits for its answers; it looks again this often.
@@ -68,9 +76,7 @@ impl Backend for VolumeDisk {
     fn info(&self) -> DiskInfo {
         DiskInfo {
             read_only: self.shape.read_only,
-            // Zeroes are stored as holes where blocks are plain. Sealed, they are bytes like all others, and a
-            // guest that discards would pay for nothing.
-            discard: !self.shape.encrypted,
+            discard: true,
             write_zeroes: true,
             volatile_cache: true,
             ..DiskInfo::new(self.shape.block_size, self.shape.bytes())
@@ -90,36 +96,70 @@ struct VolumeEngine {
     clock: Clock,
     inline: bool,
     inbox: Arc<Inbox>,
-    slots: Vec<Option<Slot>>,
+    slots: Vec<Slot>,
     free: Vec<usize>,
     /// Parts that wait for room, first come, first served.
     waiting: VecDeque<Part>,
+    /// Writes that are there, and must be durable before they are answered: one flush serves all of a turn.
+    unflushed: Vec<usize>,
+    /// Flushes of that kind under way, and whom each serves; kept for their room.
+    flushes: Vec<Vec<usize>>,
     batch: Vec<Submission>,
     arrived: Vec<(u64, store::Outcome)>,
     memory: Option<GuestMemory>,
 }
 
-/// A request that is under way.
+/// A request that is under way, or was, and has parts under way still.
 struct Slot {
-    token: Token,
+    /// `None`: the request has been answered, or given up.
+    token: Option<Token>,
     operation: Operation,
     offset: u64,
     durable: bool,
+    /// Keeps its room from request to request.
     segments: Vec<Segment>,
     /// Parts without an answer, those that wait included.
     left: u64,
     failed: Option<Outcome>,
-    /// All parts are there; what is left is the flush that makes them durable.
-    flushing: bool,
 }
 
-/// One part of a request.
+/// One part of a request, or a flush that makes several requests durable.
 struct Part {
-    slot: usize,
+    owner: Owner,
     /// Bytes from the beginning of the request.
     at: u64,
     /// In bytes; 0 is a flush.
     length: u64,
+}
+
+/// Whose answer it will be.
+#[derive(Clone, Copy)]
+enum Owner {
+    Slot(usize),
+    /// Of `flushes`.
+    Flush(usize),
+}
+
+impl Owner {
+    /// In a tag: set for [`Owner::Flush`].
+    const FLUSH: u64 = 1 << 63;
+
+    /// For the answer; `number` is that of the part.
+    fn tag(self, number: u64) -> u64 {
+        match self {
+            Self::Slot(slot) => (slot as u64) << PART_BITS | number,
+            Self::Flush(flush) => Self::FLUSH | (flush as u64) << PART_BITS,
+        }
+    }
+
+    fn of(tag: u64) -> Self {
+        let number = ((tag & !Self::FLUSH) >> PART_BITS) as usize;
+        if tag & Self::FLUSH == 0 {
+            Self::Slot(number)
+        } else {
+            Self::Flush(number)
+        }
+    }
 }
 
 /// Answers, until the worker comes for them. A tag holds the slot, above, and the number of the part.
@@ -163,6 +203,8 @@ impl VolumeEngine {
             slots: Vec::with_capacity(setup.depth as usize),
             free: Vec::new(),
             waiting: VecDeque::new(),
+            unflushed: Vec::new(),
+            flushes: Vec::new(),
             batch: Vec::new(),
             arrived: Vec::new(),
             memory: None,
@@ -172,30 +214,31 @@ impl VolumeEngine {
     /// Enters a request and its parts, which wait for [`VolumeEngine::start`].
     fn enter(&mut self, request: &DiskRequest, segments: &[Segment]) {
         let flush = request.operation == Operation::Flush;
-        let parts = if flush {
-            1
-        } else {
-            request.length.div_ceil(PART_BYTES)
-        };
-        let content = Slot {
-            token: request.token,
-            operation: request.operation,
-            offset: request.offset,
-            durable: request.durable,
-            segments: segments.to_vec(),
-            left: parts,
-            failed: None,
-            flushing: flush,
+        let declined = request.operation == Operation::Discard
+            && (self.shape.encrypted || request.length > DISCARD_MAX);
+        let parts = match (flush, declined) {
+            (true, _) => 1,
+            (_, true) => 0,
+            _ => request.length.div_ceil(PART_BYTES),
         };
         let slot = self.free.pop().unwrap_or(self.slots.len());
-        match self.slots.get_mut(slot) {
-            Some(place) => *place = Some(content),
-            None => self.slots.push(Some(content)),
+        if slot == self.slots.len() {
+            self.slots.push(Slot::default());
+        }
+        if let Some(place) = self.slots.get_mut(slot) {
+            place.token = Some(request.token);
+            place.operation = request.operation;
+            place.offset = request.offset;
+            place.durable = request.durable && !declined;
+            place.segments.clear();
+            place.segments.extend_from_slice(segments);
+            // Without a part there is one answer all the same, by the same way as all others.
+            place.left = parts.max(1);
+            place.failed = None;
         }
         if parts == 0 {
-            // Nothing to move; the answer comes by the same way as all others.
             self.arrived
-                .push(((slot as u64) << PART_BITS, Ok(Answer::Written)));
+                .push((Owner::Slot(slot).tag(0), Ok(Answer::Written)));
         }
         for number in 0..parts {
             let at = number * PART_BYTES;
@@ -204,7 +247,8 @@ impl VolumeEngine {
             } else {
                 PART_BYTES.min(request.length - at)
             };
-            self.waiting.push_back(Part { slot, at, length });
+            let owner = Owner::Slot(slot);
+            self.waiting.push_back(Part { owner, at, length });
         }
     }
 
@@ -217,14 +261,16 @@ impl VolumeEngine {
             let Some(part) = self.waiting.pop_front() else {
                 break;
             };
-            let tag = ((part.slot as u64) << PART_BITS) | (part.at / PART_BYTES);
+            let tag = part.owner.tag(part.at / PART_BYTES);
             match self.request_of(&part) {
                 Ok(request) => self.batch.push(Submission {
                     ask: Ask::Request(request),
                     reply: permit.reply(self.inbox.clone(), tag),
                 }),
                 Err(outcome) => {
-                    if let Some(Some(slot)) = self.slots.get_mut(part.slot) {
+                    if let Owner::Slot(slot) = part.owner
+                        && let Some(slot) = self.slots.get_mut(slot)
+                    {
                         slot.failed = slot.failed.or(Some(outcome));
                     }
                     self.arrived.push((tag, Ok(Answer::Written)));
@@ -237,11 +283,11 @@ impl VolumeEngine {
     }
 
     fn request_of(&self, part: &Part) -> Result<Request, Outcome> {
-        let slot = self.slots.get(part.slot).and_then(Option::as_ref);
+        let slot = match part.owner {
+            Owner::Slot(slot) if part.length > 0 => self.slots.get(slot),
+            _ => return Ok(Request::Flush { snapshot: None }),
+        };
         let slot = slot.ok_or(Outcome::Abandoned)?;
-        if part.length == 0 {
-            return Ok(Request::Flush { snapshot: None });
-        }
         let size = u64::from(self.shape.block_size);
         let start = BlockIndex((slot.offset + part.at) / size);
         let count = part.length / size;
@@ -285,22 +331,36 @@ impl VolumeEngine {
                 return;
             }
             for (tag, outcome) in arrived.drain(..) {
-                self.collect_one(tag, outcome, done);
+                match Owner::of(tag) {
+                    Owner::Slot(slot) => self.part_done(slot, tag, outcome, done),
+                    Owner::Flush(flush) => self.flush_done(flush, &outcome, done),
+                }
             }
-            // Durable writes wait for their flush, and parts may have found room.
+            if self.arrived.is_empty() {
+                // Its room is of use again.
+                self.arrived = arrived;
+            }
+            self.flush_what_must_be_durable();
+            // Parts may have found room.
             self.start();
         }
     }
 
-    fn collect_one(&mut self, tag: u64, outcome: store::Outcome, done: &mut Vec<Completion>) {
-        let number = (tag >> PART_BITS) as usize;
-        let at = (tag & u64::from(u32::MAX)) * PART_BYTES;
-        let Some(place) = self.slots.get_mut(number) else {
+    fn part_done(
+        &mut self,
+        number: usize,
+        tag: u64,
+        outcome: store::Outcome,
+        done: &mut Vec<Completion>,
+    ) {
+        let Some(slot) = self.slots.get_mut(number) else {
             return;
         };
-        let Some(slot) = place else { return };
+        let at = (tag & u64::from(u32::MAX)) * PART_BYTES;
         slot.left = slot.left.saturating_sub(1);
         let moved = match outcome {
+            // Nobody waits any more, and the memory is the guest's again.
+            _ if slot.token.is_none() => Ok(()),
             Ok(Answer::Read(plain)) => deliver(self.memory.as_ref(), slot, at, &plain.data),
             Ok(_) => Ok(()),
             Err(error) => {
@@ -314,21 +374,66 @@ impl VolumeEngine {
         if slot.left > 0 {
             return;
         }
-        if slot.durable && !slot.flushing && slot.failed.is_none() {
-            slot.flushing = true;
+        if slot.durable && slot.failed.is_none() && slot.token.is_some() {
             slot.left = 1;
-            // Before all others: nothing of this request is left to wait for.
-            self.waiting.push_front(Part {
-                slot: number,
-                at: 0,
-                length: 0,
-            });
+            self.unflushed.push(number);
+        } else {
+            self.finish(number, done);
+        }
+    }
+
+    /// One flush for all writes that came to their end in this turn and must be durable.
+    fn flush_what_must_be_durable(&mut self) {
+        if self.unflushed.is_empty() {
             return;
         }
-        let (token, outcome) = (slot.token, slot.failed.unwrap_or(Outcome::Ok));
-        *place = None;
+        let free = self.flushes.iter().position(Vec::is_empty);
+        let flush = free.unwrap_or(self.flushes.len());
+        if flush == self.flushes.len() {
+            self.flushes.push(Vec::new());
+        }
+        if let Some(members) = self.flushes.get_mut(flush) {
+            members.append(&mut self.unflushed);
+        }
+        // Before all others: nothing of these requests is left to wait for.
+        self.waiting.push_front(Part {
+            owner: Owner::Flush(flush),
+            at: 0,
+            length: 0,
+        });
+    }
+
+    fn flush_done(&mut self, flush: usize, outcome: &store::Outcome, done: &mut Vec<Completion>) {
+        let failed = outcome.as_ref().err().map(|error| {
+            self.ended.look_at(error);
+            outcome_of(error, Operation::Flush)
+        });
+        let Some(members) = self.flushes.get_mut(flush) else {
+            return;
+        };
+        let mut members = std::mem::take(members);
+        for number in members.drain(..) {
+            if let Some(slot) = self.slots.get_mut(number) {
+                slot.left = 0;
+                slot.failed = slot.failed.or(failed);
+            }
+            self.finish(number, done);
+        }
+        if let Some(place) = self.flushes.get_mut(flush) {
+            *place = members;
+        }
+    }
+
+    /// All of a slot has come to its end: it is answered, if anybody waits, and free.
+    fn finish(&mut self, number: usize, done: &mut Vec<Completion>) {
+        let Some(slot) = self.slots.get_mut(number) else {
+            return;
+        };
+        if let Some(token) = slot.token.take() {
+            let outcome = slot.failed.unwrap_or(Outcome::Ok);
+            done.push(Completion { token, outcome });
+        }
         self.free.push(number);
-        done.push(Completion { token, outcome });
     }
 
     /// Inline: all answers, before the guest goes on. Waits as long as the volume takes.
@@ -374,8 +479,47 @@ impl Engine for VolumeEngine {
         self.start();
     }
 
+    fn give_up(&mut self, done: &mut Vec<Completion>) {
+        self.collect(done);
+        for slot in &mut self.slots {
+            let abandoned = |token| Completion {
+                token,
+                outcome: Outcome::Abandoned,
+            };
+            done.extend(slot.token.take().map(abandoned));
+        }
+        // What has not begun never will; what has begun keeps its slot until its answers have come.
+        for part in std::mem::take(&mut self.waiting) {
+            match part.owner {
+                Owner::Slot(number) => {
+                    if let Some(slot) = self.slots.get_mut(number) {
+                        slot.left = slot.left.saturating_sub(1);
+                        if slot.left == 0 {
+                            self.free.push(number);
+                        }
+                    }
+                }
+                Owner::Flush(flush) => self.flush_done(flush, &Ok(Answer::Flushed), done),
+            }
+        }
+    }
+
     fn deadline(&self) -> Option<Moment> {
         (!self.waiting.is_empty()).then(|| self.clock.now().after(LOOK_EVERY))
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            token: None,
+            operation: Operation::Flush,
+            offset: 0,
+            durable: false,
+            segments: Vec::new(),
+            left: 0,
+            failed: None,
+        }
     }
 }
 
@@ -455,7 +599,7 @@ fn outcome_of(error: &VolumeError, operation: Operation) -> Outcome {
         VolumeError::ReadOnly => Outcome::ReadOnly,
         VolumeError::OutOfRange { .. } | VolumeError::NotWholeBlocks { .. } => Outcome::OutOfRange,
         // Region servers may come back.
-        VolumeError::Full | VolumeError::Unavailable { .. } => Outcome::Retry,
+        error if error.is_transient() => Outcome::Retry,
         _ if matches!(
             operation,
             Operation::Read | Operation::Compare | Operation::Verify

@@ -5,14 +5,16 @@
     reason = "helpers of tests; a failure is the finding"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use block::testkit::{Planned, ScriptedSource};
 use block::{AttachOptions, Disk, Operation, Outcome, Segment};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use crucible_protocol::BlockIndex;
 use crucible_upstairs::adapter::VolumeDisk;
+use crucible_upstairs::core::{Answer, Plain, Request, VolumeError, Written};
+use crucible_upstairs::store::{Ask, Shape, Store, Submission};
 use crucible_upstairs::volume::{MemoryLeaf, Volume};
 use vm_types::{Execution, GuestAddress, GuestMemory};
 
@@ -159,4 +161,146 @@ fn a_disk_of_an_unknown_size_is_none() {
         Vec::new(),
     );
     assert!(VolumeDisk::new(volume).is_none());
+}
+
+/// A store that answers when it is told to, with 0xee wherever one reads.
+#[derive(Debug)]
+struct Slow {
+    shape: Shape,
+    held: Mutex<Vec<Submission>>,
+    /// What was asked for: `r`, `w`, `f`.
+    seen: Mutex<String>,
+    holds: bool,
+}
+
+impl Slow {
+    fn new(encrypted: bool, holds: bool) -> Arc<Self> {
+        Arc::new(Self {
+            shape: Shape {
+                block_size: 512,
+                blocks: 1 << 20,
+                read_only: false,
+                encrypted,
+            },
+            held: Mutex::default(),
+            seen: Mutex::default(),
+            holds,
+        })
+    }
+
+    /// Answers what is held; how much that was.
+    fn answer(&self) -> usize {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        let count = held.len();
+        for Submission { ask, reply } in held {
+            reply.send(match ask {
+                Ask::Request(Request::Read { count, .. }) => Ok(Answer::Read(Plain {
+                    data: Bytes::from(vec![0xee; count as usize * 512]),
+                    written: Written::All,
+                })),
+                Ask::Request(Request::Flush { .. }) => Ok(Answer::Flushed),
+                Ask::Request(_) => Ok(Answer::Written),
+                Ask::Command(_) => Err(VolumeError::Inactive),
+            });
+        }
+        count
+    }
+
+    fn seen(&self) -> String {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Store for Slow {
+    fn submit(&self, batch: &mut Vec<Submission>) {
+        let letters = batch.iter().map(|submission| match submission.ask {
+            Ask::Request(Request::Read { .. }) => 'r',
+            Ask::Request(Request::Flush { .. }) => 'f',
+            _ => 'w',
+        });
+        self.seen.lock().unwrap().extend(letters);
+        self.held.lock().unwrap().append(batch);
+        if !self.holds {
+            self.answer();
+        }
+    }
+
+    fn shape(&self) -> Option<Shape> {
+        Some(self.shape)
+    }
+}
+
+#[test]
+fn what_a_guest_gives_up_ends_at_once_and_touches_its_memory_no_more() {
+    let slow = Slow::new(false, true);
+    let volume = Volume::over(slow.clone(), Vec::new());
+    let memory = GuestMemory::flat(8 << 20).unwrap();
+    // Writes of 60 MiB take the room, so that some of the reads begin and others wait.
+    let requests: Vec<Planned> = (0..15)
+        .map(|n| plan(Operation::Write, n << 22, 4 << 20))
+        .chain((0..5).map(|n| plan(Operation::Read, n << 20, 1 << 20)))
+        .chain([plan(Operation::Flush, 0, 0)])
+        .collect();
+    let count = requests.len();
+    let script = move |n: u64, segments: &mut Vec<Segment>| {
+        let planned = *requests.get(n as usize)?;
+        if planned.length > 0 {
+            segments.push(Segment {
+                address: GuestAddress(0),
+                length: planned.length as u32,
+            });
+        }
+        Some(planned)
+    };
+    let source = ScriptedSource::new(memory.clone(), Box::new(script));
+    let options = AttachOptions::new("test", Execution::Threads, 64);
+    let queue = disk(&volume).attach(source.weak(), options).unwrap();
+    queue.kick();
+    while slow.seen().len() < 63 {
+        std::thread::yield_now();
+    }
+    queue.give_up();
+    assert!(source.wait(WITHIN), "all end");
+    assert_eq!(source.finished(), vec![Outcome::Abandoned; count]);
+    assert!(slow.answer() > 60);
+    assert!(queue.detach());
+    let mut back = vec![0xff; 8 << 20];
+    memory.read(GuestAddress(0), &mut back).unwrap();
+    assert!(back.iter().all(|byte| *byte == 0));
+    assert_eq!(source.faults(), Vec::<String>::new());
+    assert!(volume.try_permit(64 << 20).is_some(), "all room is back");
+}
+
+#[test]
+fn writes_that_must_be_durable_share_a_flush() {
+    let slow = Slow::new(true, false);
+    let volume = Volume::over(slow.clone(), Vec::new());
+    let memory = GuestMemory::flat(1 << 20).unwrap();
+    let write = Planned {
+        durable: true,
+        ..plan(Operation::Write, 0, 4096)
+    };
+    let requests = (0..8).map(|_| (write, 0)).collect();
+    let outcomes = run(&disk(&volume), &memory, Execution::Threads, requests);
+    assert_eq!(outcomes, [Outcome::Ok; 8]);
+    assert_eq!(slow.seen(), "wwwwwwwwf");
+}
+
+#[test]
+fn discard_is_advice_that_sealed_blocks_do_not_take() {
+    let memory = GuestMemory::flat(1 << 20).unwrap();
+    for (encrypted, seen) in [(true, "w"), (false, "www")] {
+        let slow = Slow::new(encrypted, false);
+        let volume = Volume::over(slow.clone(), Vec::new());
+        let disk = disk(&volume);
+        assert!(disk.info().discard);
+        let requests = vec![
+            (plan(Operation::Discard, 0, 2 << 20), 0),
+            (plan(Operation::Discard, 0, 256 << 20), 0),
+            (plan(Operation::WriteZeroes { may_unmap: true }, 0, 4096), 0),
+        ];
+        let outcomes = run(&disk, &memory, Execution::Inline, requests);
+        assert_eq!(outcomes, [Outcome::Ok; 3]);
+        assert_eq!(slow.seen(), seen, "encrypted {encrypted}");
+    }
 }

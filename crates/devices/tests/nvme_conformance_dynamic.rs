@@ -4,7 +4,7 @@ use block::{Class, Disk, Fault, Faults, Outcome, Rule};
 use devices::lifecycle::Lifecycle;
 use devices::nvme::command::{Command, admin, io};
 use devices::nvme::{Nvme, Status};
-use devices::testkit::disk::recording;
+use devices::testkit::disk::{hanging, recording};
 use devices::testkit::nvme::{NvmeRig, RigOptions, reg, set_feature};
 use devices::testkit::nvme_flows::{firmware, operating_system, shut_down, transfer};
 use vm_types::Execution;
@@ -81,6 +81,27 @@ fn d02_enabling_before_the_reset_is_over_works_in_the_end() {
     rig.await_ready(true);
     rig.create_io_queue(1, 16);
     assert!(rig.io(1, Command::new(io::FLUSH, 1)).status.is_success());
+}
+
+#[test]
+fn d02_a_disk_that_hangs_for_ever_holds_up_neither_reset_nor_deletion() {
+    let mut rig = NvmeRig::on(hanging(512, 8 << 20)).with_io_queue(1, 16);
+    let hung = [(); 5].map(|()| rig.submit(1, Command::new(io::FLUSH, 1)));
+    let deletion = rig.admin(Command::new(admin::DELETE_SQ, 0).with_word(10, 1));
+    assert!(deletion.status.is_success());
+    for id in hung {
+        let answer = rig.wait(1);
+        let aborted = Status::ABORTED_QUEUE_DELETED.code();
+        assert_eq!((answer.id, answer.status.code()), (id, aborted));
+    }
+    for execution in [Execution::Inline, Execution::Threads] {
+        let rig = bare(hanging(512, 8 << 20), execution).enabled();
+        let mut rig = rig.with_io_queue(1, 16);
+        rig.submit(1, Command::new(io::FLUSH, 1));
+        rig.disable();
+        rig.enable();
+        rig.create_io_queue(1, 16);
+    }
 }
 
 #[test]

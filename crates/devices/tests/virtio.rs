@@ -4,7 +4,7 @@
 use block::{Disk, Fault, Faults, Rule};
 use devices::lifecycle::Lifecycle;
 use devices::pci::Endpoint;
-use devices::testkit::disk::{Call, recording};
+use devices::testkit::disk::{Call, hanging, recording};
 use devices::testkit::virtio::{BlockRig, Buffer, NO_STATUS, RigOptions, VirtioRig, put_raw};
 use devices::virtio::block::config::feature as blk;
 use devices::virtio::registers::{feature, status};
@@ -290,6 +290,28 @@ fn a_reset_is_over_when_the_disk_has_let_go() {
         assert_eq!(rig.rig.pages.read(data + 64, 1), [NO_STATUS]);
         rig.rig.start(1);
         assert_eq!(rig.read(0, 512).0, 0);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_for_ever_holds_up_no_reset() {
+    for options in both() {
+        let mut rig = BlockRig::new(&hanging(512, 1 << 20), options);
+        let data = rig.data();
+        let chain =
+            [(data, 16, false), (data + 64, 1, true)].map(|(address, length, writable)| Buffer {
+                address,
+                length,
+                writable,
+            });
+        // A flush.
+        rig.rig.pages.write(data, &[0; 32]);
+        rig.rig.pages.write(data, &[4]);
+        rig.rig.offer(0, &chain, false);
+        rig.rig.notify(0);
+        assert_eq!(rig.rig.answers(0), []);
+        rig.rig.set_status(0);
+        assert_eq!(rig.rig.status(), 0);
     }
 }
 

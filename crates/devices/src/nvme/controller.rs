@@ -264,6 +264,13 @@ impl Nvme {
                 }
             }
         }
+        if after.give_up {
+            self.attachments().for_each(Attachment::give_up);
+        }
+        let deleted = after.give_up_of.and_then(|id| self.submission(id));
+        if let Some(attachment) = deleted.and_then(|queue| queue.attachment()) {
+            attachment.give_up();
+        }
         if after.kick {
             for queue in &self.submissions {
                 queue.kick();
@@ -310,6 +317,7 @@ impl Nvme {
             // Their data may still arrive in guest memory; until then the guest must not reuse it.
             core.draining = true;
             core.status |= csts::READY;
+            core.after.give_up = true;
         } else {
             self.shared.reset_done(core);
         }

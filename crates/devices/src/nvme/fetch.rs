@@ -1,7 +1,7 @@
 //! What an I/O submission queue has under its lock: the ring, the commands at the disk, and the steps of
 //! fetching, unfolding and answering them.
 
-use block::{Batch, Completion, Operation, Request, Token};
+use block::{Batch, Completion, Operation, Outcome, Request, Token};
 use vm_types::{GuestAddress, GuestMemory, MemoryError};
 
 use super::command::{Answer, Command, SQE_BYTES};
@@ -386,7 +386,10 @@ impl Inner {
         };
         slot.pending = slot.pending.saturating_sub(1);
         if slot.status.is_success() {
-            slot.status = Status::of(completion.outcome);
+            slot.status = match (self.life, completion.outcome) {
+                (Life::Deleting, Outcome::Abandoned) => Status::ABORTED_QUEUE_DELETED,
+                (_, outcome) => Status::of(outcome),
+            };
         }
         if slot.pending == 0 {
             self.answer(queue, token.slot, notes);

@@ -76,6 +76,10 @@ pub(super) struct After {
     pub(super) kick: bool,
     /// Flush the disk and then report the shutdown as complete.
     pub(super) flush: bool,
+    /// What the disk holds of queues before a reset is wanted no more.
+    pub(super) give_up: bool,
+    /// The same for one queue, which is being deleted.
+    pub(super) give_up_of: Option<u16>,
 }
 
 /// The admin submission queue.

@@ -7,8 +7,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use block::{Disk, DiskInfo, Medium, MemoryDisk, Outcome};
-use vm_types::GuestSlice;
+use block::{
+    Backend, Batch, Completion, Disk, DiskInfo, Engine, EngineSetup, Medium, MemoryDisk, Outcome,
+    Token,
+};
+use vm_types::{GuestMemory, GuestSlice};
 
 /// What the disk was asked to do. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,5 +104,40 @@ impl Medium for Recorder {
     fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<(), Outcome> {
         self.calls.note(Call::Zero(offset, length, may_unmap));
         self.inner.write_zeroes(offset, length, may_unmap)
+    }
+}
+
+/// A disk that answers nothing for ever, and lets go of everything when asked: one in another place that is away.
+pub fn hanging(block_size: u32, size_bytes: u64) -> Disk {
+    Disk::new(Arc::new(Hanging(DiskInfo::new(block_size, size_bytes))))
+}
+
+#[derive(Debug)]
+struct Hanging(DiskInfo);
+
+impl Backend for Hanging {
+    fn info(&self) -> DiskInfo {
+        self.0
+    }
+
+    fn engine(&self, _setup: EngineSetup) -> std::io::Result<Box<dyn Engine>> {
+        Ok(Box::new(HangingEngine::default()))
+    }
+}
+
+#[derive(Default)]
+struct HangingEngine(Vec<Token>);
+
+impl Engine for HangingEngine {
+    fn submit(&mut self, batch: &Batch, _memory: &GuestMemory, _done: &mut Vec<Completion>) {
+        self.0.extend(batch.requests.iter().map(|it| it.token));
+    }
+
+    fn give_up(&mut self, done: &mut Vec<Completion>) {
+        let abandoned = |token| Completion {
+            token,
+            outcome: Outcome::Abandoned,
+        };
+        done.extend(self.0.drain(..).map(abandoned));
     }
 }

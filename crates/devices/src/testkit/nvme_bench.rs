@@ -1,4 +1,4 @@
-//! A load to be timed: 4 KiB reads on one I/O queue.
+//! A load to be timed: 4 KiB reads, or writes, on one I/O queue.
 //!
 //! ```
 //! use devices::testkit::nvme_bench::ReadLoad;
@@ -54,6 +54,18 @@ impl ReadLoad {
     /// # Panics
     /// If the disk is smaller than 4 MiB or the host has no memory.
     pub fn on(disk: Disk, depth: u32, execution: Execution) -> Self {
+        Self::with(disk, depth, execution, io::READ)
+    }
+
+    /// As [`ReadLoad::on`], but writes.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn writes_on(disk: Disk, depth: u32, execution: Execution) -> Self {
+        Self::with(disk, depth, execution, io::WRITE)
+    }
+
+    fn with(disk: Disk, depth: u32, execution: Execution, opcode: u8) -> Self {
         assert!(disk.info().size_bytes >= u64::from(ENTRIES * READ_BYTES));
         let depth = depth.clamp(1, ENTRIES / 2);
         let blocks = READ_BYTES / disk.info().block_size;
@@ -75,7 +87,7 @@ impl ReadLoad {
         let buffers = rig.pages.take(u64::from(depth) * PAGE);
         for entry in 0..ENTRIES {
             let buffer = buffers + u64::from(entry % depth) * PAGE;
-            let command = Command::new(io::READ, 1)
+            let command = Command::new(opcode, 1)
                 .with_prps(buffer, 0)
                 .with_blocks(u64::from(entry * blocks), blocks);
             rig.push_as(1, command, entry as u16);
@@ -91,10 +103,10 @@ impl ReadLoad {
         }
     }
 
-    /// Does at least `commands` reads, in batches of the depth; returns how many.
+    /// Does at least `commands` of them, in batches of the depth; returns how many.
     ///
     /// # Panics
-    /// If a read fails.
+    /// If one fails.
     pub fn run(&mut self, commands: u64) -> u64 {
         let memory = self.rig.pages.memory().clone();
         let bytes = u64::from(ENTRIES) * 16;
@@ -123,7 +135,7 @@ impl ReadLoad {
             std::thread::yield_now();
         };
         if word >> 17 != 0 {
-            panic!("a read failed: {word:#x}");
+            panic!("a command failed: {word:#x}");
         }
         self.head += 1;
         if self.head == ENTRIES {

@@ -25,6 +25,10 @@ pub(super) trait Device: Send + Sync {
     /// not reach for the transport.
     fn reset(&self) {}
 
+    /// The driver has reset the device or a queue while requests were in flight: those of queues that drain are wanted
+    /// no more. Called without a lock.
+    fn give_up(&self) {}
+
     /// Finish what is in flight, start nothing.
     fn pause(&self) {}
 

@@ -354,6 +354,8 @@ enum Notify {
     Nobody,
     Queue(u16),
     All,
+    /// The device: what it has in flight is wanted no more.
+    GiveUp,
 }
 
 /// The registers, locked, as one of the interfaces shows them.
@@ -377,6 +379,7 @@ impl Access<'_> {
             Notify::Nobody => {}
             Notify::Queue(index) => virtio.notify(index),
             Notify::All => virtio.notify_all(),
+            Notify::GiveUp => virtio.device.give_up(),
         }
     }
 
@@ -421,6 +424,9 @@ impl Access<'_> {
         let virtio = self.virtio;
         if value == 0 {
             virtio.reset_device(&mut self.registers);
+            if virtio.shared.is_draining() {
+                self.notify = Notify::GiveUp;
+            }
             return;
         }
         let legacy = self.legacy;
@@ -560,6 +566,7 @@ impl RegisterFile<Reg> for Access<'_> {
                     queue.reset();
                     0
                 });
+                self.notify = Notify::GiveUp;
             }
             Reg::LegacyQueuePage => self.set_page(value as u32),
             Reg::LegacyNotify => self.notify = Notify::Queue(value as u16),

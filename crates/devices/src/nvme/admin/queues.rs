@@ -134,6 +134,8 @@ pub(super) fn delete_submission(
                 generation,
                 command: command.id(),
             });
+            // A disk that hangs must not hold the guest's admin queue up.
+            core.after.give_up_of = Some(id);
             Ok(Reply::Later)
         }
     }

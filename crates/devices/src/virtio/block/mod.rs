@@ -164,6 +164,14 @@ impl Device for BlockDevice {
         self.config.reset();
     }
 
+    fn give_up(&self) {
+        for queue in &self.queues {
+            if let (true, Some(attachment)) = (queue.is_draining(), queue.attachment()) {
+                attachment.give_up();
+            }
+        }
+    }
+
     fn pause(&self) {
         self.paused.store(true, Ordering::SeqCst);
         if !Attachment::pause_all(self.attachments()) {

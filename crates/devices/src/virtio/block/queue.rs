@@ -85,6 +85,12 @@ impl BlockQueue {
         self.attachment.get()
     }
 
+    /// The disk still holds requests of a life that is over.
+    pub(super) fn is_draining(&self) -> bool {
+        let queue = self.shared.queue(self.index);
+        queue.is_some_and(|queue| queue.lock().is_draining())
+    }
+
     /// Attaches at the first call, and rings. The queue stays attached over resets.
     pub(super) fn kick(&self, attach: impl FnOnce() -> std::io::Result<Attachment>) {
         if self.attachment.get().is_none() && !self.failed.load(Ordering::Relaxed) {
