@@ -379,3 +379,22 @@ fn a_volume_tells_what_it_is_made_of_in_the_words_of_the_reference() {
     let info = serde_json::to_value(block_on(volume.info())).unwrap();
     assert_eq!(info["volume"]["sub_volumes"][0], "unknown");
 }
+
+#[test]
+fn a_lossy_volume_is_slow_and_nothing_else() {
+    let peers = Peer::three(geometry(), true);
+    let mut opts = opts(&peers, true);
+    opts.lossy = true;
+    let volume = Volume::region(Setup::new(&opts, None, 1).unwrap()).unwrap();
+    volume.activate_blocking(None).unwrap();
+    let begin = Instant::now();
+    for round in 0..12 {
+        write(&volume, round * 3, 2, round as usize);
+        volume.flush_blocking(None).unwrap();
+        check(&volume, round * 3, 2, round as usize);
+    }
+    // One of four turns waits for a tenth of a second; a flush needs two of three.
+    assert!(begin.elapsed() > Duration::from_millis(100));
+    wait_for_all_active(&volume);
+    volume.deactivate_blocking().unwrap();
+}

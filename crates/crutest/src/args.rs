@@ -58,7 +58,7 @@ pub struct VolumeOptions {
     /// Flush after so many seconds without a flush
     #[arg(long, global = true, value_name = "SECONDS")]
     pub flush_timeout: Option<f32>,
-    /// Carried along for the reference; without effect here
+    /// A test mode: what is sent to region servers is held back for a tenth of a second now and then
     #[arg(long, global = true)]
     pub lossy: bool,
     /// TLS: our certificate chain

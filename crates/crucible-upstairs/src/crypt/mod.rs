@@ -11,6 +11,7 @@ mod cipher;
 mod key;
 mod nonce;
 mod pool;
+mod reuse;
 
 #[cfg(feature = "aws-lc")]
 mod aws;

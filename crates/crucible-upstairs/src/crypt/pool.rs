@@ -15,6 +15,7 @@ use crucible_protocol::{BlockContext, ReadBlockContext};
 use super::blocks::{Envelope, OpenError};
 use super::cipher::SealError;
 use super::nonce::Nonces;
+use super::reuse::Buffers;
 
 /// Most bytes of a run that is not spread.
 pub const INLINE_BYTES: usize = 32 << 10;
@@ -49,6 +50,7 @@ pub struct Crypt<T> {
     nonces: Nonces,
     threads: usize,
     started: bool,
+    buffers: Buffers,
     shared: Arc<Shared<T>>,
 }
 
@@ -113,6 +115,7 @@ impl<T: Send + 'static> Crypt<T> {
             nonces: Nonces::new(),
             threads: cores.min(THREADS_MAX),
             started: false,
+            buffers: Buffers::default(),
             shared: Arc::new(Shared {
                 queue: Mutex::new(Queue {
                     waiting: VecDeque::new(),
@@ -179,7 +182,7 @@ impl<T: Send + 'static> Crypt<T> {
             return Some((tag, result));
         }
         let step = part_bytes(block_size);
-        let mut into = BytesMut::zeroed(sealed.len());
+        let mut into = self.buffers.take(sealed.len());
         let mut parts = Vec::with_capacity(sealed.len().div_ceil(step));
         for contexts in contexts.chunks(step / block_size) {
             let length = contexts.len() * block_size;
@@ -194,8 +197,14 @@ impl<T: Send + 'static> Crypt<T> {
     }
 
     /// Takes what the threads have finished since.
-    pub fn take_done(&self, into: &mut Vec<Done<T>>) {
+    pub fn take_done(&mut self, into: &mut Vec<Done<T>>) {
+        let had = into.len();
         into.append(&mut lock(&self.shared.done));
+        for done in into.iter().skip(had) {
+            if let Done::Opened(_, Ok(bytes)) = done {
+                self.buffers.give(bytes);
+            }
+        }
     }
 
     /// Whether the threads can take a run of this many bytes.
@@ -390,7 +399,7 @@ mod tests {
         (0..length).map(|at| (at / 5 % 253) as u8).collect()
     }
 
-    fn wait(crypt: &Crypt<u32>, rung: &mpsc::Receiver<()>) -> Done<u32> {
+    fn wait(crypt: &mut Crypt<u32>, rung: &mpsc::Receiver<()>) -> Done<u32> {
         rung.recv().unwrap();
         let mut done = Vec::new();
         crypt.take_done(&mut done);
@@ -419,7 +428,7 @@ mod tests {
                 let contexts: Vec<_> = sealed.contexts.into_iter().map(Into::into).collect();
                 let opened = match crypt.open(8, 4096, &contexts, sealed.data) {
                     Some((8, opened)) => opened.unwrap(),
-                    None => match wait(&crypt, &rung) {
+                    None => match wait(&mut crypt, &rung) {
                         Done::Opened(8, opened) => opened.unwrap(),
                         other => panic!("{other:?}"),
                     },
@@ -438,7 +447,7 @@ mod tests {
         contexts[41] = contexts[3];
         contexts[63] = contexts[3];
         assert!(crypt.open(9, 4096, &contexts, sealed.data).is_none());
-        match wait(&crypt, &rung) {
+        match wait(&mut crypt, &rung) {
             Done::Opened(9, Err(error)) => {
                 assert_eq!((error.block, error.fault), (41, OpenFault::Tag));
             }

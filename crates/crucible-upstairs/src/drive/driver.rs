@@ -47,6 +47,7 @@ pub(super) struct Driver {
     intake: Arc<Intake>,
     known: Arc<Known>,
     tls: Option<TlsClient>,
+    lossy: bool,
     crypt: Crypt<Run>,
     /// Of the volume, in bytes, once a write needs it.
     block_size: usize,
@@ -101,7 +102,7 @@ impl Driver {
         clock: Clock,
         intake: Arc<Intake>,
         known: Arc<Known>,
-        tls: Option<TlsClient>,
+        (tls, lossy): (Option<TlsClient>, bool),
         crypt: Crypt<Run>,
         (bytes_max, patience): (usize, Span),
     ) -> Self {
@@ -111,6 +112,7 @@ impl Driver {
             intake,
             known,
             tls,
+            lossy,
             crypt,
             block_size: 0,
             bytes_max,
@@ -388,7 +390,7 @@ impl Driver {
                 let delay = Duration::from_nanos(not_before.since(now).as_nanos());
                 let tls = self.tls.clone();
                 if let Some(at) = self.links.get_mut(usize::from(client.0)) {
-                    *at = Some(Link::dial(link, client, address, delay, tls));
+                    *at = Some(Link::dial(link, client, address, delay, tls, self.lossy));
                 }
             }
             Action::HangUp { client, link } => {

@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crucible_protocol::{ClientId, Decoder, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::tls::TlsClient;
 use crate::core::{LinkId, LinkLoss};
@@ -27,6 +28,8 @@ const BELIEVED_BYTES: usize = 4 << 20;
 const COPY_BYTES: usize = 2 << 10;
 /// Most pieces of one vectored write.
 const PIECES_MAX: usize = 128;
+/// A lossy link holds its tongue so long, in one of four turns.
+const LOSSY_HOLD: Duration = Duration::from_millis(100);
 /// With less than this to send, there is room for more.
 const NEARLY_EMPTY: usize = 256 << 10;
 
@@ -40,6 +43,36 @@ type Dialing = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, String>> + Se
 pub(super) struct Link {
     pub(super) id: LinkId,
     state: State,
+    lossy: Option<Lossy>,
+}
+
+/// The test mode of a link that is slow now and then, as the reference has it for region servers.
+struct Lossy {
+    dice: u64,
+    hold: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lossy {
+    /// Whether nothing is to be sent now.
+    fn holds(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(hold) = &mut self.hold {
+            if hold.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+            self.hold = None;
+            return false;
+        }
+        // A linear congruence (Knuth's) is chance enough.
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if self.dice >> 62 != 0 {
+            return false;
+        }
+        let hold = self.hold.insert(Box::pin(tokio::time::sleep(LOSSY_HOLD)));
+        hold.as_mut().poll(cx).is_pending()
+    }
 }
 
 enum State {
@@ -76,6 +109,7 @@ impl Link {
         address: SocketAddr,
         delay: Duration,
         tls: Option<TlsClient>,
+        lossy: bool,
     ) -> Self {
         let dialing = async move {
             if !delay.is_zero() {
@@ -93,6 +127,10 @@ impl Link {
         Self {
             id,
             state: State::Dialing(Box::pin(dialing)),
+            lossy: lossy.then_some(Lossy {
+                dice: id.0 << 8 | u64::from(client.0),
+                hold: None,
+            }),
         }
     }
 
@@ -124,6 +162,12 @@ impl Link {
     /// [`Link::poll_news`], after all that has been received.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.state {
+            State::Up(connection)
+                if connection.has_something()
+                    && self.lossy.as_mut().is_some_and(|lossy| lossy.holds(cx)) =>
+            {
+                false
+            }
             State::Up(connection) => match connection.poll_send(cx) {
                 Ok(drained) => drained,
                 Err(error) => {
@@ -211,6 +255,10 @@ impl Connection {
             self.outgoing.push_back(data);
         }
         self.undrained = true;
+    }
+
+    fn has_something(&self) -> bool {
+        !self.tail.is_empty() || !self.outgoing.is_empty()
     }
 
     /// What is still to be sent never will be.

@@ -39,6 +39,8 @@ pub struct Setup {
     pub generation: u64,
     /// Where to answer HTTP.
     pub control: Option<SocketAddr>,
+    /// A test mode: what is sent to region servers is held back now and then.
+    pub lossy: bool,
 }
 
 /// Why a region cannot be started.
@@ -103,6 +105,7 @@ impl Setup {
                 .transpose()?,
             generation,
             control: opts.control,
+            lossy: opts.lossy,
         })
     }
 }
@@ -119,6 +122,7 @@ impl Region {
             tls,
             generation,
             control,
+            lossy,
         } = setup;
         config.encrypted = key.is_some();
         let system = |what: &str| {
@@ -164,7 +168,7 @@ impl Region {
                 if let Some(listener) = listener {
                     tokio::spawn(control::serve(listener, observer));
                 }
-                Driver::new(core, clock, intake, known, tls, crypt, bounds).await;
+                Driver::new(core, clock, intake, known, (tls, lossy), crypt, bounds).await;
             });
         };
         std::thread::Builder::new()

@@ -28,7 +28,7 @@ pub struct CrucibleOpts {
     pub id: Uuid,
     /// The three region servers.
     pub target: Vec<SocketAddr>,
-    /// A test mode of the reference; carried along.
+    /// A test mode: what is sent to region servers is held back for a tenth of a second now and then.
     pub lossy: bool,
     /// Seconds without a flush of the guest's after which one is made. Default: half a second.
     #[serde(default)]
