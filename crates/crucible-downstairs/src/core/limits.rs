@@ -5,7 +5,7 @@ use vm_types::Span;
 /// Of the limits on jobs and bytes, what ends a connection none of whose jobs can run. All that an upstairs may have
 /// waiting behind one job (in a live repair, behind the opening of an extent) must find room: of the reference 75 MiB,
 /// of ours 64 MiB and contexts.
-pub(super) const STUCK_PERCENT: u64 = 300;
+pub(super) const STUCK_PERCENT: u64 = 400;
 
 /// Bounds of the core. The defaults suit the reference upstairs, which keeps at most 1,500 jobs and 75 MiB in
 /// flight for each region server.
@@ -13,7 +13,7 @@ pub(super) const STUCK_PERCENT: u64 = 300;
 pub struct Limits {
     /// Connections at once. A newcomer beyond that displaces the oldest that has not come to terms.
     pub connections: usize,
-    /// Jobs of one connection before reading from it pauses. Three times as many end it, if none of them can run.
+    /// Jobs of one connection before reading from it pauses. Four times as many end it, if none of them can run.
     pub jobs: usize,
     /// Bytes of data of those jobs (to be written, or asked for) before reading pauses; likewise.
     pub bytes: u64,
@@ -36,7 +36,7 @@ impl Default for Limits {
         Self {
             connections: 256,
             jobs: 4096,
-            bytes: 32 << 20,
+            bytes: 24 << 20,
             answer_bytes: (100 << 20) - 4096,
             memory: 1 << 16,
             silence: Span::from_secs(45),

@@ -350,7 +350,7 @@ impl Server {
     }
 
     /// Reads on, or not: back-pressure. A queue that is full of jobs which all wait for others must be read on,
-    /// up to three times the limits, since those may be what comes next.
+    /// up to four times the limits, since those may be what comes next.
     fn balance(&mut self, now: Moment, id: ConnectionId, out: &mut Vec<Action>) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;

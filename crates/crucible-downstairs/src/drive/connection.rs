@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::hub::Hub;
 use super::link::{Link, Sent};
+use super::spares::Spares;
 use crate::core::ConnectionId;
 
 /// Room for what one read brings.
@@ -194,6 +195,7 @@ struct Intake {
     hub: Arc<Hub>,
     link: Arc<Link>,
     buffer: BytesMut,
+    spares: Spares,
     messages: VecDeque<Message>,
     decoder: Decoder,
 }
@@ -205,6 +207,7 @@ impl Intake {
             hub,
             link,
             buffer: BytesMut::new(),
+            spares: Spares::default(),
             messages: VecDeque::new(),
             decoder: Decoder::with_limit(FIRST_FRAME_BYTES),
         }
@@ -232,7 +235,8 @@ impl Intake {
         // A long frame gets room for all of it at once, so that it is moved once; a very long one as it comes.
         if room < READ_BYTES / 8 {
             let believed = missing.min(self.buffer.len().max(BELIEVED_BYTES));
-            self.buffer.reserve(believed.max(READ_BYTES));
+            self.spares
+                .make_room(&mut self.buffer, believed.max(READ_BYTES));
         }
     }
 

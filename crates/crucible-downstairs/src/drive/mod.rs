@@ -1,7 +1,7 @@
 //! A region on the network: sockets, threads, the clock around the [`core`](crate::core).
 //!
-//! Reading order: [`serve`] (what starts it all), `hub` (where events meet the core), `connection` (bytes to
-//! messages), `link` (messages to bytes), `pool` and `execute` (work on the region), [`tls`].
+//! Reading order: [`serve`] (what starts it all), `hub` (where events meet the core), `connection` and `spares` (bytes
+//! to messages), `link` (messages to bytes), `pool` and `execute` (work on the region), [`tls`].
 
 mod connection;
 mod execute;
@@ -9,6 +9,7 @@ mod hub;
 mod link;
 mod pool;
 mod serve;
+mod spares;
 #[cfg(feature = "tls")]
 pub mod tls;
 

@@ -381,28 +381,22 @@ pub(super) fn gather<'a>(
         let Some((entry, data)) = source.place(*block, block_size) else {
             continue;
         };
-        held = match held {
-            Some((begin, _)) if begin + held_blocks(held, block_size) == entry => {
-                let count = held_blocks(held, block_size) + 1;
-                source
-                    .stretch(begin, count, block_size)
-                    .map(|data| (begin, data))
-            }
-            other => {
-                if let Some((_, data)) = other {
-                    slices.push(IoSlice::new(data));
-                }
-                Some((entry, data))
-            }
-        };
+        let longer = held.and_then(|(begin, data)| {
+            let count = data.len() / block_size.max(1);
+            (begin + count == entry)
+                .then(|| source.stretch(begin, count + 1, block_size))?
+                .map(|data| (begin, data))
+        });
+        if longer.is_none()
+            && let Some((_, data)) = held
+        {
+            slices.push(IoSlice::new(data));
+        }
+        held = longer.or(Some((entry, data)));
     }
     if let Some((_, data)) = held {
         slices.push(IoSlice::new(data));
     }
-}
-
-fn held_blocks(held: Option<(usize, &[u8])>, block_size: usize) -> usize {
-    held.map_or(0, |(_, data)| data.len() / block_size.max(1))
 }
 
 /// Cuts ascending blocks into runs of neighbours of one kind.

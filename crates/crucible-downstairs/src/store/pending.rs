@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crucible_protocol::layout::StoredContext;
 
-/// Above this many bytes, buffers are given back instead of being kept for the next time.
-const KEEP_BYTES: usize = 1 << 20;
+/// Data is kept in pieces of this size, so that it never moves and the allocator finds the same sizes again.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// The last version of each block that was written since the last commit.
 #[derive(Debug, Default)]
@@ -13,8 +13,9 @@ pub(super) struct Pending {
     /// Block within the extent, to its place in the other two.
     index: HashMap<u32, u32>,
     contexts: Vec<StoredContext>,
-    /// One block after the other.
-    data: Vec<u8>,
+    /// One block after the other; only the last piece is not full.
+    pieces: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Pending {
@@ -24,7 +25,7 @@ impl Pending {
 
     /// Bytes of data.
     pub(super) const fn bytes(&self) -> usize {
-        self.data.len()
+        self.bytes
     }
 
     pub(super) fn contains(&self, block: u32) -> bool {
@@ -34,10 +35,9 @@ impl Pending {
     /// A block and its context.
     pub(super) fn get(&self, block: u32, block_size: usize) -> Option<(&StoredContext, &[u8])> {
         let entry = *self.index.get(&block)? as usize;
-        let begin = entry * block_size;
         Some((
             self.contexts.get(entry)?,
-            self.data.get(begin..begin + block_size)?,
+            self.stretch(entry, 1, block_size)?,
         ))
     }
 
@@ -47,10 +47,13 @@ impl Pending {
         Some((entry, self.stretch(entry, 1, block_size)?))
     }
 
-    /// The data of so many blocks that lie behind each other in memory.
+    /// The data of so many blocks, if they lie behind each other in memory.
     pub(super) fn stretch(&self, entry: usize, count: usize, block_size: usize) -> Option<&[u8]> {
-        self.data
-            .get(entry * block_size..(entry + count) * block_size)
+        let each = blocks_of_piece(block_size);
+        let begin = entry % each * block_size;
+        self.pieces
+            .get(entry / each)?
+            .get(begin..begin + count * block_size)
     }
 
     /// Takes a block in, in the place of an earlier version. Answers the bytes by which this grew.
@@ -59,13 +62,23 @@ impl Pending {
         let entry = *self.index.entry(block).or_insert(next);
         if entry == next {
             self.contexts.push(stored);
-            self.data.extend_from_slice(data);
+            let each = blocks_of_piece(data.len());
+            if (entry as usize).is_multiple_of(each) && entry as usize / each == self.pieces.len() {
+                self.pieces.push(Vec::new());
+            }
+            if let Some(piece) = self.pieces.get_mut(entry as usize / each) {
+                piece.extend_from_slice(data);
+            }
+            self.bytes += data.len();
             return data.len();
         }
-        let begin = entry as usize * data.len();
+        let each = blocks_of_piece(data.len());
+        let begin = entry as usize % each * data.len();
         if let (Some(context), Some(target)) = (
             self.contexts.get_mut(entry as usize),
-            self.data.get_mut(begin..begin + data.len()),
+            self.pieces
+                .get_mut(entry as usize / each)
+                .and_then(|piece| piece.get_mut(begin..begin + data.len())),
         ) {
             *context = stored;
             target.copy_from_slice(data);
@@ -94,11 +107,18 @@ impl Pending {
 
     /// Forgets all blocks, and keeps the buffers unless they are large.
     pub(super) fn clear(&mut self) {
+        if self.pieces.len() > 1 {
+            *self = Self::default();
+            return;
+        }
         self.index.clear();
         self.contexts.clear();
-        self.data.clear();
-        if self.data.capacity() > KEEP_BYTES {
-            *self = Self::default();
-        }
+        self.pieces.iter_mut().for_each(Vec::clear);
+        self.bytes = 0;
     }
+}
+
+/// Blocks of a full piece.
+fn blocks_of_piece(block_size: usize) -> usize {
+    (PIECE_BYTES / block_size.max(1)).max(1)
 }

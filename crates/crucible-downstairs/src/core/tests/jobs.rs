@@ -553,12 +553,12 @@ fn a_queue_of_jobs_that_wait_for_more_is_read_on_and_bounded() {
     let mut world = World::with(Mode::ReadWrite, false, 0, limits);
     world.running(A, own, 1);
     world.paused.clear();
-    for job in 1000..1011 {
+    for job in 1000..1015 {
         world.say(A, write(own, job, &[5000], 0, 1));
     }
     assert_eq!(world.paused, []);
     assert!(world.is_open(A));
-    world.say(A, write(own, 1011, &[5000], 0, 1));
+    world.say(A, write(own, 1015, &[5000], 0, 1));
     assert_eq!(world.hung_up, [(A, Reason::QueueFull)]);
 }
 
