@@ -230,7 +230,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let mut all: Vec<u64> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(next)).collect();
+            let threads = [(); 4].map(|()| scope.spawn(next));
             threads
                 .into_iter()
                 .flat_map(|it| it.join().unwrap())
