@@ -201,7 +201,7 @@ pub const MAIN: &[Key] = &[
     ),
     key(
         "control",
-        Kind::Path,
+        Kind::Text,
         Default("\"./ctl\""),
         "unix socket of the control interface (standalone ctl, HTTP); \"\" for none",
     ),
