@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::stage::{EXTENT_BYTES, Stage};
 use crate::guest::machine::LOG;
+use crate::volume::fleet::extent_file;
 
 /// Seeded choices: which server, how long, which block.
 #[derive(Clone, Debug)]
@@ -209,14 +210,8 @@ fn rot(stage: &mut Stage<'_>, dice: &mut Dice) -> Result<String, String> {
 }
 
 fn flip(region: &Path, byte: u64) -> Result<(), String> {
-    let extent = byte / EXTENT_BYTES;
-    // Extent 0xABCDE lies in AB/CDE of... each level names some of its digits, as `extent-info` shows.
-    let place = region.join(format!(
-        "{:02X}/{:03X}/{:03X}",
-        extent >> 24,
-        (extent >> 12) & 0xfff,
-        extent & 0xfff
-    ));
+    let extent = u32::try_from(byte / EXTENT_BYTES).map_err(|error| error.to_string())?;
+    let place = extent_file(region, extent);
     let said = |error: io::Error| format!("{}: {error}", place.display());
     let file = OpenOptions::new()
         .read(true)

@@ -57,6 +57,8 @@ pub(super) struct Stage<'a> {
     spare: u16,
     /// How many directories of machines there have been.
     directories: u32,
+    /// How often the volume has been taken.
+    generation: u64,
     pub(super) ctl: Ctl,
     pub(super) session: Session,
     pub(super) watch: Watch,
@@ -76,7 +78,12 @@ impl<'a> Stage<'a> {
         let fleet = Fleet::start(programs, "faults", SHAPE)?;
         let proxy = Proxy::start(&fleet.address(0))?;
         let directory = directory(0);
-        let machine = set(programs, &system, &fleet, &proxy, &directory, true)?;
+        let machine = Start {
+            directory: &directory,
+            fresh: true,
+            generation: 1,
+        }
+        .prepare(programs, &system, &fleet, &proxy)?;
         let session = Session::start(&machine, engine, &directory, show)?;
         let mut stage = Stage {
             programs,
@@ -87,6 +94,7 @@ impl<'a> Stage<'a> {
             proxy,
             spare: 3,
             directories: 1,
+            generation: 1,
             ctl: Ctl {
                 program: program.to_owned(),
                 directory,
@@ -331,15 +339,8 @@ impl<'a> Stage<'a> {
         let first = self.ctl.clone();
         let directory = directory(self.directories);
         self.directories += 1;
-        let machine = set(
-            self.programs,
-            &self.system,
-            &self.fleet,
-            &self.proxy,
-            &directory,
-            true,
-        )?;
-        let second = Session::start(&machine, self.engine, &directory, self.show)?;
+        let machine = self.prepare(&directory, true)?;
+        let mut second = Session::start(&machine, self.engine, &directory, self.show)?;
         // The second one has the volume before its guest starts; the first one's guest finds out by itself.
         let deadline = Instant::now() + HEAL_LIMIT;
         let said = loop {
@@ -347,6 +348,12 @@ impl<'a> Stage<'a> {
             let log = first.log(Path::new(LOG));
             if let Some(line) = log.lines().find(|line| line.contains("taken")) {
                 break line.to_owned();
+            }
+            if let Some((code, _)) = second.child.poll()? {
+                return Err(format!(
+                    "the second machine ended with {code}; see {}",
+                    directory.join(LOG).display()
+                ));
             }
             if Instant::now() > deadline {
                 return Err(
@@ -367,15 +374,19 @@ impl<'a> Stage<'a> {
         Ok(said)
     }
 
-    fn boot(&mut self, directory: &Path, fresh: bool) -> Result<(), String> {
-        let machine = set(
-            self.programs,
-            &self.system,
-            &self.fleet,
-            &self.proxy,
+    /// Prepares a machine that takes the volume from whoever had it before.
+    fn prepare(&mut self, directory: &Path, fresh: bool) -> Result<Machine, String> {
+        self.generation += 1;
+        let start = Start {
             directory,
             fresh,
-        )?;
+            generation: self.generation,
+        };
+        start.prepare(self.programs, &self.system, &self.fleet, &self.proxy)
+    }
+
+    fn boot(&mut self, directory: &Path, fresh: bool) -> Result<(), String> {
+        let machine = self.prepare(directory, fresh)?;
         self.session = Session::start(&machine, self.engine, directory, self.show)?;
         self.read = 0;
         self.session.log_in(BOOT_LIMIT)
@@ -424,34 +435,43 @@ fn directory(number: u32) -> PathBuf {
     tree::target().join("guest/faults").join(number.to_string())
 }
 
-/// Prepares a directory for the machine: root on a copy of the image, the volume beside it.
-fn set(
-    programs: &Programs,
-    system: &System,
-    fleet: &Fleet<'_>,
-    proxy: &Proxy,
-    directory: &Path,
+/// A start of the machine: root on a copy of the image, the volume beside it.
+struct Start<'a> {
+    directory: &'a Path,
+    /// With a new copy.
     fresh: bool,
-) -> Result<Machine, String> {
-    let mut disks = if fresh {
-        Host::start(programs, system, directory, Root::Image)?.disks()
-    } else {
-        Host::image_disks()
-    };
-    let mut volume = fleet.volume();
-    let first = fleet.address(0);
-    for target in &mut volume.targets {
-        if *target == first {
-            *target = proxy.address().to_owned();
+    generation: u64,
+}
+
+impl Start<'_> {
+    fn prepare(
+        &self,
+        programs: &Programs,
+        system: &System,
+        fleet: &Fleet<'_>,
+        proxy: &Proxy,
+    ) -> Result<Machine, String> {
+        let mut disks = if self.fresh {
+            Host::start(programs, system, self.directory, Root::Image)?.disks()
+        } else {
+            Host::image_disks()
+        };
+        let mut volume = fleet.volume();
+        volume.generation = Some(self.generation);
+        let first = fleet.address(0);
+        for target in &mut volume.targets {
+            if *target == first {
+                *target = proxy.address().to_owned();
+            }
         }
+        disks.push(Disk {
+            name: DISK,
+            driver: "pci-nvme",
+            medium: Medium::Volume(volume),
+            slot: 5,
+        });
+        let machine = machine(system, 2, 1024, disks);
+        machine.configure(self.directory)?;
+        Ok(machine)
     }
-    disks.push(Disk {
-        name: DISK,
-        driver: "pci-nvme",
-        medium: Medium::Volume(volume),
-        slot: 5,
-    });
-    let machine = machine(system, 2, 1024, disks);
-    machine.configure(directory)?;
-    Ok(machine)
 }

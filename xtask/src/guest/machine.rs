@@ -49,6 +49,8 @@ pub(crate) struct Volume {
     pub(crate) targets: [String; 3],
     /// What blocks are sealed with, in base64.
     pub(crate) key: Option<String>,
+    /// Who comes with the highest has the volume; none leaves it to the program, which counts its own starts.
+    pub(crate) generation: Option<u64>,
 }
 
 /// What the machine is made of.
@@ -113,6 +115,9 @@ impl Machine {
                     line(format_args!("targets = [{}]", targets.join(", ")));
                     if let Some(key) = &volume.key {
                         line(format_args!("encryption_key = {}", string(key)));
+                    }
+                    if let Some(generation) = volume.generation {
+                        line(format_args!("generation = {generation}"));
                     }
                 }
             }
@@ -316,6 +321,7 @@ mod tests {
             block_size: 4096,
             targets: [1, 2, 3].map(|port| format!("127.0.0.1:{port}")),
             key: Some("AAEC".to_owned()),
+            generation: None,
         });
         let expected = "\n[block_dev.root]\ntype = \"crucible\"\nblock_size = 4096\n\
             targets = [\"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:3\"]\nencryption_key = \"AAEC\"\n\n";
