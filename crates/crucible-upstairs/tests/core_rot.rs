@@ -101,6 +101,27 @@ fn without_another_source_it_is_said_who_has_what_and_nothing_turns_in_circles()
 }
 
 #[test]
+fn what_nobody_has_can_be_written_anew_and_then_all_are_made_whole() {
+    let mut world = missed();
+    world.crash(0);
+    world.write(24, 1, 2);
+    world.run();
+    world.replicas[2].rot(17);
+    world.restart(1);
+    world.advance(Span::from_secs(60));
+    assert!(is_out(&world, 1));
+    let write = world.write(17, 1, 7);
+    world.advance(Span::from_secs(20));
+    assert_eq!(world.answer(write), Ok(Answer::Written), "it did not wait");
+    assert_eq!(world.state(1), ReplicaState::Active, "{:?}", world.reports);
+    world.restart(0);
+    world.advance(Span::from_secs(60));
+    assert!(world.all_active());
+    world.assert_equal();
+    assert_eq!(world.replicas[0].fill(17), 7);
+}
+
+#[test]
 fn another_source_that_comes_back_ends_the_wait() {
     let mut world = missed();
     // Client 0 is away, and has all extents in good state.

@@ -200,7 +200,7 @@ fn waiting_is_told_once_and_its_end_too() {
     let waits = |world: &World| {
         lines(world)
             .iter()
-            .filter(|line| line.contains("requests wait"))
+            .filter(|line| line.contains("requests wait for up"))
             .count()
     };
     assert_eq!(waits(&world), 1, "{:?}", lines(&world));
@@ -212,7 +212,7 @@ fn waiting_is_told_once_and_its_end_too() {
     assert_eq!(waits(&world), 1);
     let ends = lines(&world)
         .iter()
-        .filter(|line| line.contains("no request waits"))
+        .filter(|line| line.contains("requests go on"))
         .count();
     assert_eq!(ends, 1, "{:?}", lines(&world));
 }

@@ -58,10 +58,12 @@ struct Server {
     folder: PathBuf,
     child: Child,
     address: SocketAddr,
+    /// Its certificate, with TLS.
+    certificate: Option<&'static str>,
 }
 
 impl Server {
-    fn new(program: &'static Path, encrypted: bool) -> Self {
+    fn new(program: &'static Path, encrypted: bool, certificate: Option<&'static str>) -> Self {
         let id = Uuid::new_v4();
         let folder = std::env::temp_dir().join(format!("region-{id}"));
         let mut create = Command::new(program);
@@ -73,18 +75,19 @@ impl Server {
         }
         let made = create.stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(made.unwrap().success());
-        let (child, address) = run(program, &folder, 0);
+        let (child, address) = run(program, &folder, 0, certificate);
         Self {
             program,
             folder,
             child,
             address,
+            certificate,
         }
     }
 
     fn three(encrypted: bool) -> Option<[Self; 3]> {
         let program = program()?;
-        Some([(); 3].map(|()| Self::new(program, encrypted)))
+        Some([(); 3].map(|()| Self::new(program, encrypted, None)))
     }
 
     /// As a power cut would, for the process.
@@ -94,7 +97,12 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        let (child, address) = run(self.program, &self.folder, self.address.port());
+        let (child, address) = run(
+            self.program,
+            &self.folder,
+            self.address.port(),
+            self.certificate,
+        );
         assert_eq!(address, self.address);
         self.child = child;
     }
@@ -109,9 +117,15 @@ impl Drop for Server {
 }
 
 /// Starts a server and waits until it says where it serves.
-fn run(program: &Path, folder: &Path, port: u16) -> (Child, SocketAddr) {
-    let mut child = Command::new(program)
-        .args(["run", "--address", "127.0.0.1", "--port", &port.to_string()])
+fn run(program: &Path, folder: &Path, port: u16, certificate: Option<&str>) -> (Child, SocketAddr) {
+    let mut command = Command::new(program);
+    command.args(["run", "--address", "127.0.0.1", "--port", &port.to_string()]);
+    if let Some(name) = certificate {
+        command.arg("--cert-pem").arg(tls(&format!("{name}.pem")));
+        command.arg("--key-pem").arg(tls(&format!("{name}.key")));
+        command.arg("--root-cert-pem").arg(tls("root.pem"));
+    }
+    let mut child = command
         .args(["--mode", "rw", "--data"])
         .arg(folder)
         .stdout(Stdio::piped())
@@ -227,7 +241,7 @@ fn a_server_that_lost_all_is_replaced_and_repaired() {
     let volume = active(&servers, true, 1);
     write(&volume, 0, BLOCKS, 5);
     volume.flush_blocking(None).unwrap();
-    let fresh = Server::new(servers[0].program, true);
+    let fresh = Server::new(servers[0].program, true, None);
     volume
         .replace_blocking(servers[0].address, fresh.address)
         .unwrap();
@@ -341,4 +355,82 @@ fn slow_kills_at_random_lose_nothing() {
         }
     }
     println!("{kills} kills");
+}
+
+/// A file of the tests' certificates.
+fn tls(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "data", "tls", name]
+        .iter()
+        .collect()
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn over_tls_data_travels_and_a_wrong_certificate_is_refused_in_clear_words() {
+    let Some(program) = program() else {
+        return;
+    };
+    let servers = [(); 3].map(|()| Server::new(program, true, Some("server")));
+    let opts = |client: &str, root: &str| {
+        let targets = servers.each_ref().map(|server| server.address);
+        let mut opts = CrucibleOpts::new(Uuid::from_u128(7), targets);
+        opts.key = Some(
+            "tCw7zw0hAsPuxMOTWwnPEFYjBK9qJRtYyGdEXKEnrg0="
+                .to_owned()
+                .into(),
+        );
+        let path = |name: String| Some(tls(&name).display().to_string());
+        opts.cert_pem = path(format!("{client}.pem"));
+        opts.key_pem = path(format!("{client}.key"));
+        opts.root_cert_pem = path(format!("{root}.pem"));
+        opts
+    };
+    let setup = Setup::new(&opts("client-pkcs8", "root"), None, 1).unwrap();
+    let volume = Volume::region(setup).unwrap();
+    volume.activate_blocking(None).unwrap();
+    write(&volume, 0, BLOCKS, 3);
+    volume.flush_blocking(None).unwrap();
+    check(&volume, 0, BLOCKS, 3);
+    volume.deactivate_blocking().unwrap();
+    // Theirs is not from the root that we believe.
+    let setup = Setup::new(&opts("client-pkcs8", "other-root"), None, 2).unwrap();
+    let volume = Volume::region(setup).unwrap();
+    let activating = std::thread::spawn({
+        let volume = volume.clone();
+        move || volume.activate_blocking(None)
+    });
+    let begin = Instant::now();
+    let loss = loop {
+        let status = block_on(volume.insights()).pop().unwrap().status;
+        if let Some(loss) = status.replicas[0].last_loss.clone() {
+            break loss;
+        }
+        assert!(begin.elapsed() < WITHIN);
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(loss.contains("certificate"), "{loss}");
+    block_on(volume.shut_down()).unwrap();
+    assert!(activating.join().unwrap().is_err());
+    // Whoever comes without TLS gets nowhere, and the region servers serve on.
+    let mut plain = opts("client-pkcs8", "root");
+    (plain.cert_pem, plain.key_pem, plain.root_cert_pem) = (None, None, None);
+    let volume = Volume::region(Setup::new(&plain, None, 3).unwrap()).unwrap();
+    let activating = std::thread::spawn({
+        let volume = volume.clone();
+        move || volume.activate_blocking(None)
+    });
+    while block_on(volume.insights()).pop().unwrap().status.replicas[0]
+        .last_loss
+        .is_none()
+    {
+        assert!(begin.elapsed() < WITHIN);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    block_on(volume.shut_down()).unwrap();
+    assert!(activating.join().unwrap().is_err());
+    let setup = Setup::new(&opts("client-pkcs1", "root"), None, 4).unwrap();
+    let volume = Volume::region(setup).unwrap();
+    volume.activate_blocking(None).unwrap();
+    check(&volume, 0, BLOCKS, 3);
+    volume.deactivate_blocking().unwrap();
 }

@@ -147,7 +147,7 @@ impl Upstairs {
         }
         let finished = job.is_finished();
         match job.kind {
-            Kind::Write { .. } => {}
+            Kind::Write { start, count, .. } => self.written_anew(start, count),
             Kind::Flush { .. } | Kind::Barrier => {
                 self.answer_flush(id, out);
                 self.flush_reached_replica(from, id, out);

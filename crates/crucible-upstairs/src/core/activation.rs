@@ -302,6 +302,8 @@ impl Upstairs {
         self.reconcile = None;
         self.live_repair = None;
         self.stuck = None;
+        self.waiting = false;
+        self.failing = false;
         self.flush_due = None;
         self.patience_due = None;
         let up = self.activation.up.take();

@@ -123,6 +123,13 @@ impl Upstairs {
         match what {
             HeldKind::Flush { .. } if self.config.read_only => true,
             HeldKind::Flush { snapshot: Some(_) } => live >= LIVE_FOR_SNAPSHOT,
+            HeldKind::Write { .. } if live > 0 => {
+                let waiting = ClientId::ALL
+                    .into_iter()
+                    .filter(|&id| self.waits_for_source(id))
+                    .count();
+                live + waiting >= LIVE_FOR_WRITES
+            }
             HeldKind::Write { .. } | HeldKind::Flush { .. } => live >= LIVE_FOR_WRITES,
         }
     }
@@ -157,6 +164,24 @@ impl Upstairs {
             Self::tell(what, out);
         }
         self.wait_patiently();
+    }
+
+    /// Nothing waits any more, and nothing would: told once, too.
+    pub(super) fn end_of_wait(&mut self, out: &mut Actions) {
+        let flush = HeldKind::Flush { snapshot: None };
+        if self.waiting
+            && self.held.list.is_empty()
+            && self.reads.parked() == 0
+            && self.clients.count(|client| client.is_active()) > 0
+            && self.can_begin(&flush)
+        {
+            self.waiting = false;
+            self.failing = false;
+            Self::tell(
+                "enough region servers are back: requests go on".to_owned(),
+                out,
+            );
+        }
     }
 
     /// Begins what was held, in order, as far as there are replicas for it.
@@ -271,8 +296,10 @@ impl Upstairs {
             self.answer(token, Err(VolumeError::Unavailable { waited }), out);
         }
         let lost = lost + self.fail_parked_reads(is_over, out);
-        if lost > 0 {
-            let what = format!("{lost} requests have waited too long for region servers, and fail");
+        if lost > 0 && !std::mem::replace(&mut self.failing, true) {
+            let what = format!(
+                "{lost} requests have waited too long for region servers and fail, as will more, until enough are back"
+            );
             Self::tell(what, out);
         }
         waiting |= self.reads.parked() > 0;

@@ -13,10 +13,14 @@ use super::client::Client;
 use super::clients::PerClient;
 use super::event::BadData;
 use super::jobs::Kind;
+use super::status::Step;
 use super::upstairs::Upstairs;
 
 /// An extent that nobody has in good state may have been written anew meanwhile: so often a copy is tried again.
 const TRY_AGAIN: Span = Span::from_secs(600);
+
+/// After the extent was written to.
+const TRY_SOON: Span = Span::from_secs(2);
 
 /// A live repair that cannot be done: nobody who is whole has the extent in good state.
 #[derive(Clone, Debug)]
@@ -112,7 +116,7 @@ impl Upstairs {
         Self::tell(
             format!(
                 "extent {extent} is bad on {bad}, and no other region server in use has it: {out_of_use} cannot be \
-                 made whole, so nothing is read from there; it is tried again when another is back, and every {minutes} minutes, \
+                 made whole, so nothing is read from there; it is tried again when another is back or the extent is written to, and every {minutes} minutes, \
                  since blocks that are written anew are good again"
             ),
             out,
@@ -130,11 +134,16 @@ impl Upstairs {
 
     /// Whether live repair of those who are ready has to wait for a source. Who has refused nothing may be equal
     /// without a copy, and become a source itself.
-    pub(super) fn is_stuck(&self, ready: &PerClient<bool>) -> bool {
-        self.stuck.as_ref().is_some_and(|stuck| {
-            let tried = |id: ClientId| !ready[id] || stuck.refused[id];
-            ClientId::ALL.into_iter().all(tried) && !self.has_source(stuck.extent)
-        })
+    pub(super) fn is_stuck(&mut self, ready: &PerClient<bool>) -> bool {
+        let Some(stuck) = &self.stuck else {
+            return false;
+        };
+        if self.has_source(stuck.extent) {
+            self.stuck = None;
+            return false;
+        }
+        let tried = |id: ClientId| !ready[id] || stuck.refused[id];
+        ClientId::ALL.into_iter().all(tried)
     }
 
     /// Lets live repair begin again when its time has come.
@@ -142,6 +151,26 @@ impl Upstairs {
         if self.stuck_deadline().is_some_and(|until| until <= self.now) {
             self.stuck = None;
             self.changed = true;
+        }
+    }
+
+    /// Whether a replica waits for a source only: writes go on meanwhile, since they may be what makes one.
+    pub(super) fn waits_for_source(&self, id: ClientId) -> bool {
+        self.stuck.is_some() && self.clients[id].is_at(Step::LiveRepairReady)
+    }
+
+    /// Blocks were written on a replica that is in use: the extent that nobody could give may be good again.
+    pub(super) fn written_anew(&mut self, start: BlockIndex, count: u64) {
+        let Some(geometry) = self.geometry else {
+            return;
+        };
+        let soon = self.now.after(TRY_SOON);
+        if let Some(stuck) = &mut self.stuck
+            && geometry
+                .runs(start, count)
+                .any(|run| run.extent == stuck.extent)
+        {
+            stuck.until = stuck.until.min(soon);
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Upstairs {
     pub(super) patience_due: Option<Moment>,
     /// Requests wait for region servers, and that has been told.
     pub(super) waiting: bool,
+    /// Some have waited too long, and that has been told.
+    pub(super) failing: bool,
     /// A replica changed its state: everything that depends on who is there must be reviewed.
     pub(super) changed: bool,
     jitter: u64,
@@ -101,6 +103,7 @@ impl Upstairs {
             stuck: None,
             patience_due: None,
             waiting: false,
+            failing: false,
             changed: false,
             jitter: config.jitter_seed,
             counters: Counters::default(),
@@ -276,13 +279,7 @@ impl Upstairs {
         for client in ClientId::ALL {
             self.pump(client, out);
         }
-        if self.waiting && self.held.list.is_empty() && self.reads.parked() == 0 {
-            self.waiting = false;
-            Self::tell(
-                "no request waits for region servers any more".to_owned(),
-                out,
-            );
-        }
+        self.end_of_wait(out);
     }
 
     /// Does what time has made due.
