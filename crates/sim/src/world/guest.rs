@@ -100,6 +100,21 @@ impl World {
             self.submit(index, Asked::Flush { epoch, before }, request);
         } else {
             let only_unwritten = kind < reads + flushes + 8;
+            self.write(index, start, count, only_unwritten);
+        }
+    }
+
+    /// Writes, if there is room.
+    fn write(&mut self, index: usize, start: u64, count: u64, only_unwritten: bool) {
+        let size = self.setup.geometry.block_size() as usize;
+        let Some((room, epoch)) = self
+            .hosts
+            .get(index)
+            .and_then(|host| Some((host.room(), host.epoch?)))
+        else {
+            return;
+        };
+        if room.jobs > 0 && room.bytes >= count as usize * size {
             let version = self.history.write(epoch, start, count, only_unwritten);
             let mut data = BytesMut::new();
             for block in start..start + count {
@@ -118,6 +133,16 @@ impl World {
                 Request::Write { start, data }
             };
             self.submit(index, asked, request);
+        }
+    }
+
+    /// Writes all extents anew that have rotted somewhere.
+    pub(super) fn write_rotted(&mut self, index: usize) {
+        let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
+        for extent in self.rotted.clone() {
+            for block in 0..per_extent {
+                self.write(index, u64::from(extent) * per_extent + block, 1, false);
+            }
         }
     }
 

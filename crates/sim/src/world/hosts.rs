@@ -506,11 +506,7 @@ impl World {
             self.operator.late_failures += 1;
             self.operator.late_failures <= LATE_FAILURES_MAX
         };
-        let rotten = matches!(
-            error,
-            VolumeError::BadData { .. } | VolumeError::ReadFailed { .. }
-        ) && !self.rotted.is_empty();
-        let excused = matches!(asked, Asked::Replace { .. }) || rotten || told_late;
+        let excused = matches!(asked, Asked::Replace { .. }) || told_late;
         if calm && !excused && self.operator.newest == Some(index) {
             return self.fail(|| format!("no fault is left, but {asked:?} failed: {error}"));
         }

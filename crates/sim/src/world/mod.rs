@@ -129,8 +129,7 @@ pub(crate) struct World {
     pub(crate) issued: u64,
     /// The one region server that may rot.
     pub(crate) rotten: Option<usize>,
-    /// Extents that have rotted there. Copies of them are as bad, and no checks come with a copy: who reads the
-    /// blocks finds it, and asks another replica while there is one that was not copied from the rotten one.
+    /// Extents that have rotted there. Copies of them are refused, so that they stay the only bad ones.
     pub(crate) rotted: BTreeSet<u32>,
     pub(crate) outcome: Outcome,
     pub(crate) violation: Option<String>,

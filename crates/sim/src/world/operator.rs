@@ -47,6 +47,8 @@ pub(crate) struct Operator {
     rests: u32,
     /// Flushes that failed in the end.
     pub(super) late_failures: u32,
+    /// Since when the volume is not whole though no fault is left.
+    unwell: Option<Moment>,
 }
 
 impl Default for Operator {
@@ -65,6 +67,7 @@ impl Default for Operator {
             verified: 0,
             rests: 0,
             late_failures: 0,
+            unwell: None,
         }
     }
 }
@@ -287,10 +290,25 @@ impl World {
             return;
         };
         let old = std::mem::replace(target, spare);
+        self.end_outdated();
         self.operator.incomplete = true;
         self.operator.spares.retain(|node| *node != spare);
         self.operator.spares.push(old);
         self.renew(old);
+    }
+
+    /// Who is still to become active with an older configuration is ended before another is in force: it might find
+    /// two machines that are no part of the volume any more, empty or with what was there once, and be content.
+    fn end_outdated(&mut self) {
+        for index in 0..self.hosts.len() {
+            let outdated = self.hosts.get(index).is_some_and(|host| {
+                Some(index) != self.operator.newest
+                    && matches!(host.life, Life::Idle | Life::Activating)
+            });
+            if outdated {
+                self.kill_host(index, false);
+            }
+        }
     }
 
     /// A new machine takes the name of one that is lost.
@@ -391,7 +409,19 @@ impl World {
             }
             return self.enter(Stage::Rest);
         }
+        if well {
+            self.operator.unwell = None;
+        }
         match self.stage {
+            // Bad blocks on the last whole replica, found late, keep the others from being made whole. Nobody has
+            // them in good state any more; as the upstairs says, they have to be written anew.
+            Stage::Rest if !well && !self.rotted.is_empty() && busy == 0 => {
+                let since = *self.operator.unwell.get_or_insert(self.now);
+                if self.now.since(since) > HOPELESS {
+                    self.operator.unwell = Some(self.now);
+                    self.write_rotted(index);
+                }
+            }
             Stage::Rest if well && busy == 0 => {
                 self.operator.verified = 0;
                 self.enter(Stage::Verify);
