@@ -101,6 +101,12 @@ pub const TARGETS: &[Target] = &[
         run: config,
     },
     Target {
+        name: "control",
+        about: "requests to the control socket, and answers that standalone ctl shows",
+        seeds: CONTROL_SEEDS,
+        run: standalone::control::fuzz,
+    },
+    Target {
         name: "crucible-frames",
         about: "a connection of a volume, cut anywhere",
         seeds: crucible::FRAME_SEEDS,
@@ -192,6 +198,16 @@ const CONFIG_SEEDS: &[&[u8]] = &[
     b"[block_dev.a]\ntype = \"file\"\npath = \"/d\"\nworkers = 4\nblock_size = 4096\n",
     b"[dev.b]\ndriver = \"pci-nvme\"\nblock_dev = \"a\"\npci-path = \"0.4.0\"\n",
     b"[cpuid.host]\nvendor = \"amd\"\n\"1-0\" = [1, 2, 3, 4]\n[cloudinit]\nuser-data = \"\"\n",
+];
+
+const CONTROL_SEEDS: &[&[u8]] = &[
+    b"{\"deadline\": 60}",
+    b"{\"old\":\"127.0.0.1:8810\",\"new\":\"[::1]:8840\"}",
+    b"HTTP/1.1 409 Conflict\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{\"message\":\"a\"}",
+    b"HTTP/1.1 200 OK\r\n\r\n{\"name\":\"a\",\"kind\":\"file\",\"path\":null,\"devices\":[],\"size_bytes\":1,\
+      \"block_size\":512,\"read_only\":false,\"queue\":{\"in_flight\":0,\"in_flight_max\":0,\"batches\":0,\
+      \"throttled\":0},\"operations\":{\"read\":{\"completed\":1,\"bytes\":512,\"failed\":0,\"latency\":{\"count\":1,\
+      \"p50_ns\":1,\"p99_ns\":1,\"p999_ns\":1,\"buckets\":[{\"below_ns\":2,\"count\":1}]}}},\"volume\":null}",
 ];
 
 fn config(bytes: &[u8]) {
