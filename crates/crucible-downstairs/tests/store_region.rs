@@ -476,6 +476,53 @@ fn files_that_are_no_extents_and_no_regions_are_refused_with_a_reason() {
 }
 
 #[test]
+fn a_write_is_quick_when_nothing_has_to_be_read_written_or_waited_for() {
+    let disk = image();
+    create(&disk, SEALED);
+    let room = Options {
+        pending_bytes: 3 * 4096,
+        direct_bytes: usize::MAX,
+        ..options()
+    };
+    let region = Region::open(Arc::clone(&disk), Mode::ReadWrite, room).unwrap();
+    let quick = |start, count, version, overwrite| {
+        let (contexts, data) = blocks(SEALED, start, count, version);
+        let job = WriteJob {
+            start: BlockIndex(start),
+            contexts: &contexts,
+            data: &data,
+            overwrite,
+        };
+        region.write_quick(&job, &mut Vec::new())
+    };
+    assert_eq!(quick(0, 2, 1, Overwrite::All), Some(Ok(())));
+    assert_eq!(version_of(SEALED, 1, &read(&region, 1).unwrap(), 1), 1);
+    assert_eq!(quick(2, 1, 1, Overwrite::OnlyUnwritten), None, "reads");
+    assert_eq!(quick(2, 2, 1, Overwrite::All), None, "no room");
+    region.flush(1, 1, None).unwrap();
+    assert_eq!(quick(5, 2, 1, Overwrite::All), None, "two extents");
+    region.close(ExtentId(0)).unwrap();
+    assert_eq!(quick(2, 1, 1, Overwrite::All), None, "closed");
+    assert_eq!(
+        quick(18, 1, 1, Overwrite::All),
+        Some(Err(CrucibleError::OffsetInvalid))
+    );
+    let (mut contexts, data) = blocks(SEALED, 6, 1, 1);
+    contexts[0].hash ^= 1;
+    let wrong = WriteJob {
+        start: BlockIndex(6),
+        contexts: &contexts,
+        data: &data,
+        overwrite: Overwrite::All,
+    };
+    assert_eq!(
+        region.write_quick(&wrong, &mut Vec::new()),
+        Some(Err(CrucibleError::HashMismatch))
+    );
+    assert_eq!(read(&region, 6).unwrap().0, ReadBlockContext::Empty);
+}
+
+#[test]
 fn bit_rot_is_found_by_verify() {
     let image = CrashDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(image.clone());

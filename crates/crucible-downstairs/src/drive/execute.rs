@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use crucible_protocol::CrucibleError;
+use crucible_protocol::layout::StoredContext;
 
 use super::link::lock;
-use crate::core::{Operation, Outcome, Ticket};
+use crate::core::{Operation, Outcome, Ticket, WriteOperation};
 use crate::repair;
 use crate::store::{Overwrite, Region, WriteJob};
 
@@ -111,6 +112,25 @@ impl Executor {
         (x ^ (x >> 31)).is_multiple_of(4)
     }
 
+    /// Does a write at once if that takes no more than a look at it; `None` if it is for the disk threads.
+    pub(super) fn quick(
+        &self,
+        operation: &Operation,
+        scratch: &mut Vec<StoredContext>,
+    ) -> Option<Outcome> {
+        let Operation::Write(write) = operation else {
+            return None;
+        };
+        if self.faults != Faults::default() {
+            return None;
+        }
+        let done = self.region.write_quick(&job_of(write), scratch)?;
+        Some(match done {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Failed(error, operation.clone()),
+        })
+    }
+
     /// Several writes at once; in their order where they touch.
     pub(super) fn write_all(
         &self,
@@ -127,16 +147,7 @@ impl Executor {
         let jobs: Vec<WriteJob<'_>> = good
             .iter()
             .filter_map(|(_, operation)| match operation {
-                Operation::Write(write) => Some(WriteJob {
-                    start: write.start,
-                    contexts: &write.contexts,
-                    data: &write.data,
-                    overwrite: if write.only_unwritten {
-                        Overwrite::OnlyUnwritten
-                    } else {
-                        Overwrite::All
-                    },
-                }),
+                Operation::Write(write) => Some(job_of(write)),
                 _ => None,
             })
             .collect();
@@ -242,6 +253,19 @@ impl Executor {
             Err(error) => tracing::warn!(name, %error, "snapshot failed"),
         }
         made.map(|()| Outcome::Done)
+    }
+}
+
+fn job_of(write: &WriteOperation) -> WriteJob<'_> {
+    WriteJob {
+        start: write.start,
+        contexts: &write.contexts,
+        data: &write.data,
+        overwrite: if write.only_unwritten {
+            Overwrite::OnlyUnwritten
+        } else {
+            Overwrite::All
+        },
     }
 }
 

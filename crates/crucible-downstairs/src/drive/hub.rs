@@ -15,6 +15,9 @@ use super::link::{Link, lock};
 use super::pool::{Pool, Task, withdrawn};
 use crate::core::{Action, ConnectionId, Event, Outcome, Server, Ticket};
 
+/// Small writes that one turn does itself, at most; the disk threads do the rest.
+const QUICK_TASKS: usize = 64;
+
 /// The core with its surroundings. Shared by all tasks and threads of one server.
 pub(super) struct Hub {
     state: Mutex<State>,
@@ -166,7 +169,8 @@ impl Hub {
         }
     }
 
-    fn finish(&self, turn: Turn) {
+    fn finish(&self, mut turn: Turn) {
+        self.do_quick(&mut turn);
         if let Some(pool) = self.pool.get() {
             pool.submit(turn.tasks);
             let mut withdrawals = Vec::new();
@@ -193,6 +197,38 @@ impl Hub {
         if turn.deadline {
             self.deadline_moved.notify_one();
         }
+    }
+
+    /// Does what can be done at once, instead of waking another thread for it: most small writes only go to memory.
+    fn do_quick(&self, turn: &mut Turn) {
+        let mut left = QUICK_TASKS;
+        let (mut scratch, mut done) = (Vec::new(), Vec::new());
+        let mut rest = Vec::new();
+        while left > 0 && !turn.tasks.is_empty() {
+            for (ticket, operation) in turn.tasks.drain(..) {
+                let outcome = (left > 0)
+                    .then(|| self.executor.quick(&operation, &mut scratch))
+                    .flatten();
+                match outcome {
+                    Some(outcome) => {
+                        left -= 1;
+                        done.push(Event::Finished(ticket, outcome));
+                    }
+                    None => rest.push((ticket, operation)),
+                }
+            }
+            if done.is_empty() {
+                break;
+            }
+            // What waited for these may be as quick.
+            let mut state = lock(&self.state);
+            let now = self.clock.now();
+            for event in done.drain(..) {
+                self.handle(&mut state, now, event, turn);
+            }
+        }
+        rest.append(&mut turn.tasks);
+        turn.tasks = rest;
     }
 
     /// Work is done.

@@ -378,7 +378,10 @@ impl Inner {
 
     /// Whether the journal is full enough for the thread of the region to do something.
     pub(super) fn wants_settling(&self) -> bool {
-        let log = self.lock_log();
+        // Who has it asks again afterwards; nobody is to wait for that.
+        let Ok(log) = self.log.try_lock() else {
+            return false;
+        };
         log.journal.as_ref().is_some_and(|journal| {
             let (used, all) = journal.usage();
             used > all / 2

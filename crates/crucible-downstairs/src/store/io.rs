@@ -10,11 +10,15 @@ use crucible_protocol::{BlockContext, BlockIndex, CrucibleError, ReadBlockContex
 
 use super::commit::Aim;
 use super::error::io_error;
+use super::extent::Extent;
 use super::inner::Inner;
-use super::region::{Overwrite, WriteJob};
+use super::region::{Mode, Overwrite, WriteJob};
 
 /// The most that one read answers, in bytes: what fits into a frame.
 const READ_BYTES_MAX: u64 = 100 << 20;
+
+/// The largest write that is done where it arrives: its hashes take some microseconds.
+const QUICK_BYTES: usize = 32 << 10;
 
 /// Writes are taken in by pieces of so many bytes at most, so that the limit of what waits holds.
 const PIECE_BYTES: usize = 1 << 20;
@@ -148,7 +152,6 @@ impl Inner {
         data: &[u8],
         overwrite: Overwrite,
     ) -> Result<(), CrucibleError> {
-        let block_size = self.block_size();
         let mut trim = false;
         {
             let mut extent = self.hold(run.extent)?;
@@ -160,29 +163,71 @@ impl Inner {
                     .map_err(|error| io_error("read of contexts", &error))?;
                 trim = true;
             }
-            let flush_id = extent.metadata.state.flush as u16;
-            let mut grown = 0;
-            let fresh = extent.pending.is_empty();
-            let blocks = run.first..run.first + run.count;
-            for ((block, stored), data) in blocks.zip(stored).zip(data.chunks_exact(block_size)) {
-                if overwrite == Overwrite::OnlyUnwritten && extent.is_written(block) {
-                    continue;
-                }
-                let stored = StoredContext {
-                    flush_id,
-                    ..*stored
-                };
-                grown += extent.pending.put(block, stored, data);
-            }
-            self.pending_bytes.fetch_add(grown, Ordering::Relaxed);
-            if fresh && grown > 0 {
-                self.lock_dirty().insert(run.extent.0);
-            }
+            self.keep(&mut extent, run, stored, data, overwrite);
         }
         if trim {
             self.trim();
         }
         Ok(())
+    }
+
+    /// Takes blocks into memory.
+    fn keep(
+        &self,
+        extent: &mut Extent,
+        run: ExtentRun,
+        stored: &[StoredContext],
+        data: &[u8],
+        overwrite: Overwrite,
+    ) {
+        let flush_id = extent.metadata.state.flush as u16;
+        let mut grown = 0;
+        let fresh = extent.pending.is_empty();
+        let blocks = run.first..run.first.saturating_add(run.count);
+        let data = data.chunks_exact(self.block_size());
+        for ((block, stored), data) in blocks.zip(stored).zip(data) {
+            if overwrite == Overwrite::OnlyUnwritten && extent.is_written(block) {
+                continue;
+            }
+            let stored = StoredContext {
+                flush_id,
+                ..*stored
+            };
+            grown += extent.pending.put(block, stored, data);
+        }
+        self.pending_bytes.fetch_add(grown, Ordering::Relaxed);
+        if fresh && grown > 0 {
+            self.lock_dirty().insert(run.extent.0);
+        }
+    }
+
+    /// A small write for which nothing has to be read, written or waited for; `None` for any other.
+    pub(super) fn write_quick(
+        &self,
+        job: &WriteJob<'_>,
+        stored: &mut Vec<StoredContext>,
+    ) -> Option<Result<(), CrucibleError>> {
+        let bytes = job.data.len();
+        let room = self
+            .pending_limit()
+            .saturating_sub(self.pending_bytes.load(Ordering::Relaxed));
+        let small = bytes <= QUICK_BYTES && bytes < self.options.direct_bytes && bytes <= room;
+        if !small || self.mode != Mode::ReadWrite || job.overwrite != Overwrite::All {
+            return None;
+        }
+        if let Err(error) = self.check(job, stored) {
+            return Some(Err(error));
+        }
+        let mut runs = self.geometry.runs(job.start, job.contexts.len() as u64);
+        let (run, None) = (runs.next()?, runs.next()) else {
+            return None;
+        };
+        let mut extent = self.extents.get(run.extent.0 as usize)?.try_write().ok()?;
+        if extent.closed {
+            return None;
+        }
+        self.keep(&mut extent, run, stored, job.data, job.overwrite);
+        Some(Ok(()))
     }
 
     /// Commits what waits when so many bytes more would be too many.

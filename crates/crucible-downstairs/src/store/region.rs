@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
+use crucible_protocol::layout::StoredContext;
 use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, ExtentId, ExtentState, Geometry, ReadBlockContext,
     RegionDefinition,
@@ -189,6 +190,16 @@ impl Region {
         let result = self.inner.write(&job, &mut Vec::new());
         self.wake();
         result
+    }
+
+    /// Does a small write at once if nothing has to be read, written or waited for; `None` if something would. The
+    /// contexts of earlier calls in `scratch` do not matter.
+    pub fn write_quick(
+        &self,
+        job: &WriteJob<'_>,
+        scratch: &mut Vec<StoredContext>,
+    ) -> Option<Result<(), CrucibleError>> {
+        self.inner.write_quick(job, scratch)
     }
 
     /// Several writes, in their order, with one result each appended to `results`.
