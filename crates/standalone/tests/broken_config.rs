@@ -6,6 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use standalone::config;
+use standalone::config::volume::{
+    GivenShape, REQUEST_TIMEOUT, REQUEST_TIMEOUT_VIRTIO, VolumeConfig,
+};
 
 /// A directory of files for configurations to name; removed when dropped.
 struct Fixtures(PathBuf);
@@ -123,10 +126,47 @@ block_size = 4096
 [block_dev.seed]
 type = "cloudinit"
 
+[block_dev.volume]
+type = "crucible"
+block_size = 4096
+blocks_per_extent = 16384
+extent_count = 512
+targets = ["127.0.0.1:8810", "127.0.0.1:8820", "[::1]:8830"]
+generation = 7
+upstairs_id = "0b5e0e3c-8f0e-4a6e-9c4e-3f6f5a1d2b7c"
+lossy = false
+flush_timeout = 0.25
+control_addr = "127.0.0.1:0"
+read_only = false
+encryption_key = "tCw7zw0hAsPuxMOTWwnPEFYjBK9qJRtYyGdEXKEnrg0="
+
+[block_dev.learned]
+type = "crucible"
+targets = ["127.0.0.1:8910", "127.0.0.1:8920", "127.0.0.1:8930"]
+
+[block_dev.passing]
+type = "crucible-mem"
+size = 1048576
+
 [dev.disk0]
 driver = "pci-nvme"
 block_dev = "root"
 pci-path = "0.16.0"
+
+[dev.disk3]
+driver = "pci-nvme"
+block_dev = "volume"
+pci-path = "0.19.0"
+
+[dev.disk4]
+driver = "pci-virtio-block"
+block_dev = "learned"
+pci-path = "0.20.0"
+
+[dev.disk5]
+driver = "pci-nvme"
+block_dev = "passing"
+pci-path = "0.21.0"
 
 [dev.disk1]
 driver = "pci-virtio-block"
@@ -160,13 +200,39 @@ fn a_full_file_is_understood_and_its_print_out_means_the_same() {
     let first = config::parse("vm.toml".into(), &fixtures.fill_in(FULL)).unwrap();
     assert_eq!(first.machine.cpus, 4);
     assert_eq!(first.machine.memory_bytes, 4 << 30);
-    assert_eq!(first.machine.disks.len(), 3);
-    assert_eq!(first.machine.devices.len(), 4);
+    assert_eq!(first.machine.disks.len(), 6);
+    assert_eq!(first.machine.devices.len(), 7);
+    let crucible = |name: &str| match &first.volumes[name] {
+        VolumeConfig::Crucible(config) => (**config).clone(),
+        other => unreachable!("{other:?}"),
+    };
+    let (volume, learned) = (crucible("volume"), crucible("learned"));
+    assert_eq!(volume.shape.whole().unwrap().bytes(), 32 << 30);
+    assert_eq!((volume.generation, learned.generation), (Some(7), None));
+    assert_eq!(learned.shape, GivenShape::default());
+    assert_eq!(volume.request_timeout, REQUEST_TIMEOUT);
+    assert_eq!(learned.request_timeout, REQUEST_TIMEOUT_VIRTIO);
+    let memory = VolumeConfig::Memory {
+        block_size: 512,
+        blocks: 2048,
+    };
+    assert_eq!(first.volumes["passing"], memory);
     assert_eq!(first.machine.exits.on_reboot, Some(4));
     let printed = config::print_toml(&first);
     let second = config::parse("printed.toml".into(), &printed).unwrap();
     assert_eq!(first.machine, second.machine);
-    assert_eq!(config::print_json(&first), config::print_json(&second));
+    // The key is nowhere but in the file.
+    for shown in [
+        &printed,
+        &config::print_json(&first).to_string(),
+        &format!("{first:?}"),
+    ] {
+        assert!(!shown.contains("tCw7zw0h"), "{shown}");
+    }
+    let mut first_json = config::print_json(&first);
+    let volume = first_json["block_dev.volume"].as_object_mut().unwrap();
+    assert_eq!(volume.remove("encryption_key").unwrap(), "(not shown)");
+    assert_eq!(first_json, config::print_json(&second));
 }
 
 #[test]

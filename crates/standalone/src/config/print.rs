@@ -145,7 +145,7 @@ fn json_table(table: &Table) -> Json {
 fn json_value(value: &Value) -> Json {
     match value {
         Value::Text(text) => json!(text),
-        Value::Secret(_) => Json::Null,
+        Value::Secret(_) => json!("(not shown)"),
         Value::Integer(number) => json!(number),
         Value::Seconds(seconds) => json!(seconds),
         Value::Bool(value) => json!(value),

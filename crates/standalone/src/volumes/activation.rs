@@ -16,6 +16,9 @@ use crate::config::volume::CrucibleConfig;
 const FIRST_WORD: Duration = Duration::from_secs(2);
 /// Then, this often it is said for whom and why.
 const NEXT_WORD: Duration = Duration::from_secs(15);
+/// How often a generation of ours is raised, by steps that double. Regions name the number that they were last flushed
+/// with; what they have promised since, they only keep to.
+const RAISES_MAX: u32 = 16;
 /// How often somebody who wants an end is listened to.
 const LISTEN_EVERY: Duration = Duration::from_millis(100);
 
@@ -55,7 +58,7 @@ pub(super) fn activate(
         thread.spawn(work).map(drop).map_err(VolumesError::System)
     };
     let mut waiting: Vec<bool> = vec![true; volumes.len()];
-    let mut raised: Vec<bool> = vec![false; volumes.len()];
+    let mut raised: Vec<u32> = vec![0; volumes.len()];
     for (at, (disk, config, _)) in volumes.iter().enumerate() {
         let generation = match config.generation {
             Some(generation) => generation,
@@ -108,17 +111,20 @@ pub(super) fn activate(
                 }
             }
             Err(VolumeError::GenerationTooLow { requested, found })
-                if ours_to_choose && found >= requested && !raised.get(at).is_some_and(|it| *it) =>
+                if ours_to_choose && raised.get(at).is_some_and(|it| *it < RAISES_MAX) =>
             {
+                let times = raised.get(at).copied().unwrap_or(RAISES_MAX);
                 if let Some(it) = raised.get_mut(at) {
-                    *it = true;
+                    *it = times + 1;
                 }
-                let higher = next(generations, disk, found)?;
+                // Who refuses does not always say what it knows; then the steps grow.
+                let above = found.max(requested.saturating_add((1 << times) - 1));
+                let higher = next(generations, disk, above)?;
                 tracing::info!(
                     disk,
-                    found,
+                    refused = requested,
                     generation = higher,
-                    "the regions were used with a later generation than was known here; passing it"
+                    "the downstairs know a later generation than this configuration; passing it"
                 );
                 begin(at, higher)?;
             }
@@ -197,8 +203,8 @@ fn refusal(disk: &str, config: &CrucibleConfig, error: VolumeError) -> VolumesEr
         VolumeError::GenerationTooLow { requested, .. } => (
             "generation",
             format!(
-                "the downstairs refuse {requested}: another program has the volume with this generation or a higher \
-                 one; end it, or give a higher one to take the volume over"
+                "the downstairs refuse {requested}: they know a higher one, of a program that has the volume or had it; \
+                 end that program, and give a higher number here to take the volume over"
             ),
         ),
         VolumeError::Mismatch {
