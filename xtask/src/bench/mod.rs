@@ -8,9 +8,12 @@ mod idle;
 mod inside;
 mod nvme;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+
+use crate::tree;
+use crate::volume::fleet::Programs;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -108,11 +111,24 @@ const BENCHES: &[(&str, Measure)] = &[
     }),
     ("nvme", nvme::measure),
     ("crucible", crucible::measure),
+    ("path", path),
     ("disk", disk::measure),
     ("protocol", |options| {
         inside::measure("protocol", options.rounds(), &[])
     }),
 ];
+
+/// What each step of a guest's 4 KiB write and read costs on its way through a volume.
+fn path(options: &Options) -> Result<Vec<Row>, String> {
+    let programs = Programs::provide(options.programs.as_deref())?;
+    let server = programs.command("crucible-downstairs");
+    let directory = Path::new(server.get_program()).parent();
+    let directory = directory.unwrap_or_else(|| Path::new("."));
+    let regions = tree::target().join("bench");
+    std::fs::create_dir_all(&regions).map_err(|error| format!("{}: {error}", regions.display()))?;
+    let arguments = [directory.as_os_str(), regions.as_os_str()];
+    inside::measure("path", options.rounds(), &arguments)
+}
 
 /// Runs the benches and prints their table.
 ///
