@@ -662,3 +662,34 @@ fn what_our_own_flushes_put_on_one_disk_only_is_not_called_safe_when_the_volume_
         assert_eq!(world.answer(down), expected);
     }
 }
+
+#[test]
+fn deactivation_does_not_wait_long_for_one_that_says_nothing_when_two_have_everything() {
+    for hung in 1..3 {
+        let mut world = World::active();
+        world.write(0, 1, 3);
+        world.run();
+        for replica in 0..hung {
+            world.paused[replica] = true;
+        }
+        let token = world.command(Command::Deactivate);
+        world.advance(Span::from_millis(2_900));
+        assert!(!world.is_answered(token));
+        world.advance(Span::from_millis(200));
+        if hung == 1 {
+            assert_eq!(world.answer(token), Ok(Answer::Deactivated));
+            let told = world.reports.iter().map(ToString::to_string);
+            let address = core_world::address(0).to_string();
+            let named = |line: &String| line.contains(&address) && line.contains("last flush");
+            assert_eq!(told.filter(named).count(), 1, "{:?}", world.reports);
+            world.paused[0] = false;
+            let token = world.activate(2);
+            world.run();
+            assert!(matches!(world.answer(token), Ok(Answer::Activated(_))));
+            world.assert_equal();
+            assert_eq!(world.replicas[0].fill(0), 3);
+        } else {
+            assert!(!world.is_answered(token), "one disk is not enough");
+        }
+    }
+}

@@ -2,15 +2,15 @@
 //! Spec: negotiation 2.3.
 
 use crucible_protocol::{ClientId, JobId};
-use vm_types::Moment;
+use vm_types::{Moment, Span};
 
 use super::action::{Actions, Answer, VolumeError};
 use super::client::Client;
 use super::clients::PerClient;
 use super::event::Token;
-use super::jobs::Held;
+use super::jobs::{Held, Slot};
 use super::reads::Reads;
-use super::status::{Mode, Phase, ReplicaState, Step};
+use super::status::{JobState, Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
 
 /// What is on the way up or down.
@@ -18,8 +18,8 @@ use super::upstairs::Upstairs;
 pub(super) struct Activation {
     /// Who waits for activation.
     up: Option<Token>,
-    /// Who waits for deactivation, and for which flush.
-    down: Option<(Token, Option<JobId>)>,
+    /// Who waits for deactivation.
+    down: Option<Down>,
     /// Since when two of three are ready.
     two_since: Option<Moment>,
     /// A reconciliation of this activation has begun to stamp extents with its generation.
@@ -27,6 +27,19 @@ pub(super) struct Activation {
     /// Why the volume stopped.
     pub(super) stopped: Option<VolumeError>,
 }
+
+/// A deactivation.
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    token: Token,
+    /// The flush that is waited for.
+    last: Option<JobId>,
+    /// From now on two whole replicas that have done it are enough.
+    enough: Moment,
+}
+
+/// When two replicas have done the last flush, the third gets this long. It is made equal at the next activation.
+const GRACE: Span = Span::from_secs(3);
 
 impl Upstairs {
     /// Begins to activate the volume.
@@ -247,13 +260,22 @@ impl Upstairs {
         let is_unflushed = self.jobs.len() > 0 || self.flush_due.is_some() || self.jobs.is_thin();
         let last =
             (is_unflushed && !self.config.read_only).then(|| self.flush(None, None, self.now));
-        self.activation.down = Some((token, last));
+        self.activation.down = Some(Down {
+            token,
+            last,
+            enough: self.now.after(GRACE),
+        });
         self.changed = true;
     }
 
     /// Lets go when the last flush is finished.
     pub(super) fn finish_deactivation(&mut self, out: &mut Actions) {
-        let Some((token, last)) = self.activation.down else {
+        let Some(Down {
+            token,
+            last,
+            enough,
+        }) = self.activation.down
+        else {
             return;
         };
         if self.reads.is_asking() {
@@ -261,11 +283,23 @@ impl Upstairs {
         }
         let failed = match last.and_then(|last| self.jobs.get(last)) {
             None => 0,
-            Some(job) if !job.is_finished() => return,
-            Some(job) => job
-                .slots
-                .count(|slot| slot.state != super::status::JobState::Done || slot.limit.is_some())
-                as u32,
+            Some(job) => {
+                let done = |slot: &Slot| slot.state == JobState::Done && slot.limit.is_none();
+                let whole = job.slots.count(done);
+                if !job.is_finished() && (whole < 2 || self.now < enough) {
+                    return;
+                }
+                let missing = ClientId::ALL
+                    .into_iter()
+                    .find(|&id| !job.slots[id].state.is_finished());
+                if let Some(id) = missing {
+                    let reason = "it has not answered the last flush, which the others have done";
+                    let next =
+                        "the volume is let go; it is made equal when the volume is activated again";
+                    self.report(id, reason, next, out);
+                }
+                3 - whole as u32
+            }
         };
         let failed = if self.jobs.take_dropped() { 3 } else { failed };
         self.activation.down = None;
@@ -280,6 +314,12 @@ impl Upstairs {
             Ok(Answer::Deactivated)
         };
         self.answer(token, result, out);
+    }
+
+    /// When a deactivation need not wait for the third any more.
+    pub(super) fn grace_deadline(&self) -> Option<Moment> {
+        let enough = self.activation.down?.enough;
+        (enough > self.now).then_some(enough)
     }
 
     /// Stops the volume for a reason that will not go away by itself.
@@ -307,7 +347,7 @@ impl Upstairs {
         self.flush_due = None;
         self.patience_due = None;
         let up = self.activation.up.take();
-        let down = self.activation.down.take().map(|(token, _)| token);
+        let down = self.activation.down.take().map(|down| down.token);
         self.activation.two_since = None;
         let held: Held = std::mem::take(&mut self.held);
         let reads: Reads = std::mem::take(&mut self.reads);

@@ -180,6 +180,7 @@ impl Upstairs {
             self.patience_due,
             self.quorum_deadline(),
             self.stuck_deadline(),
+            self.grace_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -298,6 +299,7 @@ impl Upstairs {
             self.changed = true;
         }
         self.try_stuck_again();
+        self.finish_deactivation(out);
     }
 
     /// Reconsiders everything that depends on which replicas are there.
