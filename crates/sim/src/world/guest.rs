@@ -1,11 +1,13 @@
 //! The guest: random requests, several at once, each write unlike all others.
 
+use std::collections::VecDeque;
+
 use bytes::BytesMut;
 use crucible_protocol::BlockIndex;
 use crucible_upstairs::core::Request;
 use vm_types::Span;
 
-use super::hosts::Life;
+use super::hosts::{Host, Life};
 use super::{Stage, What, World};
 use crate::cipher::paint;
 use crate::oracle::Asked;
@@ -136,13 +138,23 @@ impl World {
         }
     }
 
-    /// Writes all extents anew that have rotted somewhere.
-    pub(super) fn write_rotted(&mut self, index: usize) {
+    /// All blocks of the extents that have rotted somewhere.
+    pub(super) fn rotted_blocks(&self) -> VecDeque<u64> {
         let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
-        for extent in self.rotted.clone() {
-            for block in 0..per_extent {
-                self.write(index, u64::from(extent) * per_extent + block, 1, false);
-            }
+        let blocks =
+            |extent: &u32| u64::from(*extent) * per_extent..u64::from(*extent + 1) * per_extent;
+        self.rotted.iter().flat_map(blocks).collect()
+    }
+
+    /// Writes as many as there is room for of those that are to be written anew.
+    pub(super) fn write_anew(&mut self, index: usize) {
+        let size = self.setup.geometry.block_size() as usize;
+        let fits = |host: &Host| host.room().jobs > 0 && host.room().bytes >= size;
+        while self.hosts.get(index).is_some_and(fits) {
+            let Some(block) = self.operator.anew.pop_front() else {
+                break;
+            };
+            self.write(index, block, 1, false);
         }
     }
 

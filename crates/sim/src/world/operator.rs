@@ -1,5 +1,7 @@
 //! The operator: starts upstairs, activates, replaces, takes over; and sees when all is well again.
 
+use std::collections::VecDeque;
+
 use crucible_upstairs::core::{Command, Phase, ReplicaState, Status, VolumeError};
 use vm_types::{Moment, Span};
 
@@ -49,6 +51,8 @@ pub(crate) struct Operator {
     pub(super) late_failures: u32,
     /// Since when the volume is not whole though no fault is left.
     unwell: Option<Moment>,
+    /// Blocks that are to be written anew.
+    pub(super) anew: VecDeque<u64>,
 }
 
 impl Default for Operator {
@@ -68,6 +72,7 @@ impl Default for Operator {
             rests: 0,
             late_failures: 0,
             unwell: None,
+            anew: VecDeque::new(),
         }
     }
 }
@@ -419,8 +424,9 @@ impl World {
                 let since = *self.operator.unwell.get_or_insert(self.now);
                 if self.now.since(since) > HOPELESS {
                     self.operator.unwell = Some(self.now);
-                    self.write_rotted(index);
+                    self.operator.anew = self.rotted_blocks();
                 }
+                self.write_anew(index);
             }
             Stage::Rest if well && busy == 0 => {
                 self.operator.verified = 0;
