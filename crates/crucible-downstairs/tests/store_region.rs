@@ -523,6 +523,56 @@ fn a_write_is_quick_when_nothing_has_to_be_read_written_or_waited_for() {
 }
 
 #[test]
+fn zeros_written_to_a_plain_region_are_stored_as_holes_and_stay_written() {
+    use std::os::unix::fs::MetadataExt;
+    let shape = Shape {
+        block_size: 4096,
+        blocks: 256,
+        extents: 1,
+        encrypted: false,
+    };
+    let scratch = Scratch::new();
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(&scratch.0));
+    create(&disk, shape);
+    let region = open(&disk);
+    let file = scratch.0.join("00/000/000");
+    let used = || 512 * std::fs::metadata(&file).unwrap().blocks();
+    write(&region, shape, 0, 128, 1).unwrap();
+    region.flush(1, 1, None).unwrap();
+    region.settle().unwrap();
+    let full = used();
+    assert!(full >= 128 * 4096);
+
+    // Over what was written, then where nothing was, with a block of data in front that leads the way past the journal.
+    let zeros = vec![0; 64 * 4096];
+    let contexts = vec![BlockContext::plain(&zeros[..4096]); 64];
+    for start in [32, 160] {
+        write(&region, shape, start - 32, 1, 2).unwrap();
+        let start = BlockIndex(start);
+        region
+            .write(start, &contexts, &zeros, Overwrite::All)
+            .unwrap();
+        region.flush(start.0, 1, None).unwrap();
+    }
+    region.settle().unwrap();
+
+    let probe = disk.open("00/000/000", Access::Write).unwrap();
+    if probe.punch(200 * 4096, 4096).unwrap() {
+        assert!(used() <= full - 60 * 4096, "{} of {full}", used());
+    }
+    drop(region);
+    let region = open(&disk);
+    for index in [32, 95, 160, 223] {
+        let (context, data) = read(&region, index).unwrap();
+        assert_eq!(context, contexts[0].into());
+        assert!(data.iter().all(|byte| *byte == 0));
+    }
+    assert_eq!(version_of(shape, 31, &read(&region, 31).unwrap(), 2), 1);
+    let report = region.verify(1, &|_, _| {}).unwrap();
+    assert_eq!((report.bad_count, report.written), (0, 128 + 64 + 1));
+}
+
+#[test]
 fn bit_rot_is_found_by_verify() {
     let image = CrashDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(image.clone());

@@ -11,8 +11,9 @@ use crucible_protocol::layout::{ActiveSlots, ExtentLayout, SLOT_LEN, Slot, Store
 
 use super::commit::Aim;
 use super::contexts::CachedContext;
-use super::extent::{Extent, out_of_range};
+use super::extent::{Extent, HOLE_BYTES, out_of_range};
 use super::inner::Inner;
+use super::recover::is_zero;
 
 /// Blocks behind each other whose contexts all went into the same of the two slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +173,12 @@ impl Inner {
             .layout
             .data(run.first, run.count)
             .ok_or_else(out_of_range)?;
-        file.write_long(data, place.start)?;
+        let is_hole = data.len() as u64 >= HOLE_BYTES
+            && is_zero(data)
+            && file.punch(place.start, place.end - place.start)?;
+        if !is_hole {
+            file.write_long(data, place.start)?;
+        }
         for part in runs.runs() {
             extent.placed.add(*part);
         }

@@ -14,12 +14,17 @@ use super::contexts::{CachedContext, ContextCache};
 use super::direct::Placed;
 use super::error::io_error;
 use super::pending::Pending;
+use super::recover::is_zero;
 use crate::disk::DiskFile;
 
 /// Generation and flush, in the order in which they count.
 pub(super) const fn stamp_of(state: ExtentState) -> (u64, u64) {
     (state.generation, state.flush)
 }
+
+/// Blocks of zeros that are stored as a hole from so many bytes on. A shorter one would cut the file into pieces for
+/// little gain.
+pub(super) const HOLE_BYTES: u64 = 64 << 10;
 
 /// Everything there is to know about one extent.
 #[derive(Debug)]
@@ -306,14 +311,23 @@ impl Extent {
                 .ok_or_else(out_of_range)?;
             file.write_at(&[IoSlice::new(slots.as_flattened())], place.start)?;
         }
+        // A sealed block is never zero.
+        let zero = |block| {
+            let found = source.get(block, block_size);
+            found.is_some_and(|(_, data)| is_zero(data))
+        };
         let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        for run in runs(blocks, |_| ()) {
+        for run in runs(blocks, zero) {
             let Some(&first) = run.first() else { continue };
-            slices.clear();
-            gather(run, source, block_size, &mut slices);
             let place = layout
                 .data(first, run.len() as u32)
                 .ok_or_else(out_of_range)?;
+            let length = place.end - place.start;
+            if length >= HOLE_BYTES && zero(first) && file.punch(place.start, length)? {
+                continue;
+            }
+            slices.clear();
+            gather(run, source, block_size, &mut slices);
             file.write_at(&slices, place.start)?;
         }
         for block in blocks {

@@ -330,7 +330,8 @@ fn judge(a: &[u8; SLOT_LEN], b: &[u8; SLOT_LEN], data: &[u8], flushed: Option<Sl
 }
 
 pub(super) fn is_zero(data: &[u8]) -> bool {
-    data.iter().all(|byte| *byte == 0)
+    const ZEROS: [u8; 512] = [0; 512];
+    data.chunks(ZEROS.len()).all(|part| ZEROS.starts_with(part))
 }
 
 #[cfg(test)]
