@@ -7,6 +7,7 @@
     reason = "a test that cannot be set up fails"
 )]
 
+mod admin;
 mod cli;
 mod hostile;
 mod io;
