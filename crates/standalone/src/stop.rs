@@ -160,6 +160,8 @@ impl Stop {
                     name_them();
                 }
                 self.0.events.send(Event::Halt(Ending::PowerOff));
+                // A machine that is just being paused or reset may hang on storage before it hears of this.
+                self.ending();
             }
             Act::GiveUp => {
                 let seconds = self.0.deadlines.storage.as_secs_f64();
