@@ -224,3 +224,65 @@ fn a_flush_that_failed_is_not_to_be_tried_again_without_a_word() {
     assert!(VolumeError::Unavailable { waited }.is_transient());
     assert!(VolumeError::Full.is_transient());
 }
+
+#[test]
+fn a_frozen_replica_does_not_use_up_what_late_reads_may_ask_of_others() {
+    let mut world = World::active();
+    world.write(0, 8, 4);
+    world.flush();
+    world.run();
+    world.paused[1] = true;
+    let mut slowest = Span::ZERO;
+    for _ in 0..300 {
+        // Now and then one of the others is late too, and the frozen one is asked in its place.
+        let read = world.read(0, 1);
+        let begin = world.now;
+        for _ in 0..1_000 {
+            world.run();
+            if world.is_answered(read) {
+                break;
+            }
+            world.advance(Span::from_millis(5));
+        }
+        assert_eq!(world.fills(read), [4]);
+        slowest = slowest.max(world.now.since(begin));
+    }
+    assert!(slowest < Span::from_millis(300), "{slowest:?}");
+    let asked = world.up.status().replicas[1].reads;
+    assert!(asked <= 8, "the frozen one was asked {asked} times");
+}
+
+#[test]
+fn a_frozen_replica_with_a_long_backlog_is_given_up_before_the_guest_must_wait() {
+    let mut config = config();
+    config.limits.offline_jobs = 20;
+    config.limits.jobs = 100;
+    let mut world = World::active_with(config);
+    world.paused[1] = true;
+    let mut refused = 0;
+    for round in 0..40_u8 {
+        let write = world.write(u64::from(round % 8), 1, round);
+        world.advance(Span::from_millis(250));
+        refused += usize::from(world.answer(write) != Ok(Answer::Written));
+    }
+    assert_eq!(refused, 0);
+    let flush = world.flush();
+    world.advance(Span::from_secs(1));
+    assert_eq!(world.answer(flush), Ok(Answer::Flushed));
+    let said = lines(&world);
+    assert!(
+        said.iter()
+            .any(|line| line.contains("nothing was heard for 7 s")),
+        "{said:?}"
+    );
+    assert!(
+        world.up.status().jobs < 20,
+        "nothing is kept for it any more"
+    );
+    // Slow is not frozen: who answers is waited for.
+    let mut world = World::active_with(core_world::config());
+    world.paused[1] = true;
+    world.write(0, 1, 1);
+    world.advance(Span::from_secs(30));
+    assert!(world.all_active(), "there is no hurry");
+}

@@ -32,6 +32,8 @@ use super::status::{Mode, ReplicaCounters, ReplicaState, ReplicaStatus, Step};
 pub(super) const PING_INTERVAL: Span = Span::from_secs(5);
 /// A link on which nothing was heard for so long is dead. Spec: limits 3.5.
 pub(super) const SILENCE: Span = Span::from_secs(45);
+/// One for which much waits is dead earlier: at least one ping has had no answer for 2 s.
+const MUTE: Span = Span::from_secs(7);
 /// A dial that takes longer has failed. Spec: limits 3.5.
 const CONNECT_TIMEOUT: Span = Span::from_secs(10);
 /// The first reconnect comes after this, each further one after twice as long.
@@ -87,6 +89,8 @@ pub(super) struct Client {
     pub(super) reads: VecDeque<(JobId, Moment)>,
     /// Reads it has not answered.
     pub(super) reads_open: usize,
+    /// When it last answered a read, or was first asked one since it owed none.
+    pub(super) read_heard: Moment,
     pub(super) latency: Latency,
     pub(super) write_latency: Latency,
     pub(super) flush_latency: Latency,
@@ -188,6 +192,7 @@ impl Client {
             extent_limit: None,
             reads: VecDeque::new(),
             reads_open: 0,
+            read_heard: Moment::START,
             latency: Latency::default(),
             write_latency: Latency::default(),
             flush_latency: Latency::default(),
@@ -320,6 +325,14 @@ impl Client {
     pub(super) fn heard(&mut self, now: Moment) {
         if let Line::Up { heard, .. } = &mut self.line {
             *heard = now;
+        }
+    }
+
+    /// When it is to be given up if it goes on saying nothing, where much waits for it.
+    pub(super) fn mute_deadline(&self) -> Option<Moment> {
+        match self.line {
+            Line::Up { heard, .. } => Some(heard.after(MUTE)),
+            Line::None | Line::Dialing { .. } => None,
         }
     }
 

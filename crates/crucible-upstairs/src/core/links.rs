@@ -2,8 +2,10 @@
 //! Spec: I/O semantics 3.5 and 3.7, negotiation 2.3.
 
 use crucible_protocol::{ClientId, Message};
+use vm_types::Moment;
 
 use super::action::{Actions, VolumeError};
+use super::client::Client;
 use super::dependencies::DependencyMap;
 use super::dispatch::record;
 use super::event::LinkLoss;
@@ -191,15 +193,12 @@ impl Upstairs {
     /// Gives replicas up that are away and for which too much has been kept, as long as enough others are there.
     /// Were they not, giving up would lose what only memory holds; so the guest is slowed down instead.
     pub(super) fn give_up_laggards(&mut self, out: &mut Actions) {
-        let limits = self.config.limits;
         for id in ClientId::ALL {
-            let client = &self.clients[id];
-            let lags = client.is_offline()
-                && (client.jobs > limits.offline_jobs || client.bytes > limits.offline_bytes);
-            let others = self
-                .clients
-                .count(|other| other.id != id && other.takes_jobs());
-            if lags && others == 2 && self.clients.count(|other| other.is_active()) > 0 {
+            if self.mute_due(id).is_some_and(|due| due <= self.now) {
+                let reason = "nothing was heard for 7 s, though much waits for it".to_owned();
+                self.lose(id, reason, out);
+            }
+            if self.clients[id].is_offline() && self.is_dispensable(id) {
                 let reason = format!(
                     "away too long: {} jobs, {} bytes wait for it",
                     self.clients[id].jobs, self.clients[id].bytes
@@ -207,5 +206,29 @@ impl Upstairs {
                 self.fault(id, &reason, out);
             }
         }
+    }
+
+    /// Whether so much waits for a replica that the guest will soon have to, while two others are at work.
+    fn is_dispensable(&self, id: ClientId) -> bool {
+        let limits = self.config.limits;
+        let client = &self.clients[id];
+        let others =
+            |is: fn(&Client) -> bool| self.clients.count(|other| other.id != id && is(other));
+        (client.jobs > limits.offline_jobs || client.bytes > limits.offline_bytes)
+            && others(Client::takes_jobs) == 2
+            && others(Client::is_active) > 0
+    }
+
+    /// When a replica that is about to hold the guest up is given up, unless it says something.
+    fn mute_due(&self, id: ClientId) -> Option<Moment> {
+        let client = &self.clients[id];
+        let holds_up = client.takes_jobs() && self.is_dispensable(id);
+        holds_up.then(|| client.mute_deadline()).flatten()
+    }
+
+    /// The first of these moments.
+    pub(super) fn mute_deadline(&self) -> Option<Moment> {
+        let due = ClientId::ALL.into_iter().filter_map(|id| self.mute_due(id));
+        due.min()
     }
 }

@@ -25,6 +25,8 @@ const EXPLORE_EVERY: u64 = 64;
 const HEDGES_MIN: usize = 4;
 /// One of so many reads may be with more than one replica.
 const HEDGES_SHARE: usize = 8;
+/// A replica that has answered no read for so long, though it was asked, is stuck.
+const STUCK: Span = Span::from_millis(250);
 /// When no more may be hedged, it is tried again after this.
 const HEDGE_PAUSE: Span = Span::from_millis(2);
 
@@ -37,7 +39,7 @@ pub(super) struct Reads {
     /// Reads for which no replica is there.
     parked: VecDeque<usize>,
     bytes: usize,
-    /// Attempts beyond the first of each read.
+    /// Attempts beyond the first of each read that waits.
     hedges: usize,
     hedge_not_before: Moment,
     turn: u64,
@@ -198,6 +200,8 @@ impl Reads {
                 && let Some(attempt) = self.attempts.get_mut(id)
             {
                 attempt.read = None;
+                // Its answer may never come; others must not wait for that.
+                self.hedges -= usize::from(std::mem::take(&mut attempt.hedge));
             }
         }
         Some(read)
@@ -321,6 +325,9 @@ impl Upstairs {
             },
         );
         let client = &mut self.clients[to];
+        if client.reads_open == 0 {
+            client.read_heard = self.now;
+        }
         let dependencies = client.map.read(id, start.0, start.0 + count);
         client.reads.push_back((id, self.now));
         client.reads_open += 1;
@@ -345,16 +352,22 @@ impl Upstairs {
         let turn = self.reads.turn;
         let read = self.reads.get(slot)?;
         let free = |id: &ClientId| self.clients[*id].is_active() && read.asked[*id] == Asked::No;
+        // One that owes answers and gives none is asked only when there is no other.
+        let stuck = |id: ClientId| {
+            let client = &self.clients[id];
+            client.reads_open > 0 && self.now.since(client.read_heard) > STUCK
+        };
         if turn.is_multiple_of(EXPLORE_EVERY) {
             let by_turn = ClientId(((turn / EXPLORE_EVERY) % 3) as u8);
-            if free(&by_turn) {
+            if free(&by_turn) && !stuck(by_turn) {
                 return Some(by_turn);
             }
         }
         ClientId::ALL.into_iter().filter(free).min_by_key(|&id| {
             let client = &self.clients[id];
             let mean_us = client.latency.mean().as_nanos() / 1000 + 20;
-            mean_us.saturating_mul(client.reads_open as u64 + 1)
+            let cost = mean_us.saturating_mul(client.reads_open as u64 + 1);
+            (stuck(id), cost)
         })
     }
 
@@ -376,6 +389,7 @@ impl Upstairs {
         let (slot, sent) = (attempt.read, attempt.sent);
         let client = &mut self.clients[from];
         client.reads_open = client.reads_open.saturating_sub(1);
+        client.read_heard = self.now;
         client.latency.sample(self.now.since(sent));
         let Some(slot) = slot else {
             self.reads.drop_attempt(id);

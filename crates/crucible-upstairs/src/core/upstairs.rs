@@ -181,6 +181,7 @@ impl Upstairs {
             self.quorum_deadline(),
             self.stuck_deadline(),
             self.grace_deadline(),
+            self.mute_deadline(),
         ]
         .into_iter()
         .flatten()
