@@ -103,14 +103,11 @@ pub(super) fn run(
     fs::write(&place, session.console.transcript())
         .map_err(|error| format!("{}: {error}", place.display()))?;
     outcome.map_err(|error| format!("{error}; see {}", directory.join(LOG).display()))?;
-    timed(
-        "the three regions are sound and hold the same bytes",
-        || {
-            fleet.end()?;
-            fleet.verify_regions()?;
-            fleet.regions_are_equal()
-        },
-    )?;
+    // Only where something was written: to look at 96 GiB of nothing takes longer than all of the above.
+    timed("the three regions hold the same bytes", || {
+        fleet.end()?;
+        fleet.regions_are_equal()
+    })?;
     fleet.remove()?;
     Ok("both disks did what disks do".to_owned())
 }
