@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::spares::Spares;
 use super::tls::TlsClient;
 use crate::core::{LinkId, LinkLoss};
 
@@ -92,7 +91,6 @@ struct Connection {
     stream: Box<dyn Stream>,
     decoder: Decoder,
     received: BytesMut,
-    spares: Spares,
     /// Heads that nothing has been put after.
     tail: BytesMut,
     outgoing: VecDeque<Bytes>,
@@ -202,7 +200,6 @@ impl Connection {
             stream,
             decoder: Decoder::default(),
             received: BytesMut::new(),
-            spares: Spares::default(),
             tail: BytesMut::new(),
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
@@ -224,8 +221,7 @@ impl Connection {
             // A long frame gets room for all of it at once, so that it is moved once; a very long one as it comes.
             if self.received.capacity() - self.received.len() < READ_BYTES / 4 {
                 let believed = missing.min(self.received.len().max(BELIEVED_BYTES));
-                self.spares
-                    .make_room(&mut self.received, believed.max(READ_BYTES));
+                self.received.reserve(believed.max(READ_BYTES));
             }
             let read = pin!(self.stream.read_buf(&mut self.received));
             let read = match (read.poll(cx), self.broken.take()) {

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`Region`] (the handle), `intake` (how requests reach the thread), `driver` (one turn: take in
 //! all that is there, decide, seal, answer, send), `link` (a connection: many frames by one read, one vectored
-//! write for all that a turn has to say), `spares` (memory for what is received), [`tls`].
+//! write for all that a turn has to say), [`tls`].
 //!
 //! One thread does all of it, so that a request meets no queue between its arrival and its three sends. Large
 //! sealing alone goes to other threads.
@@ -12,7 +12,6 @@ mod driver;
 mod intake;
 mod link;
 mod region;
-mod spares;
 pub mod tls;
 
 pub use region::{Region, Setup, StartError};
