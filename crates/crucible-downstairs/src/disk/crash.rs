@@ -598,6 +598,10 @@ impl DiskFile for ImageFile {
         })
     }
 
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(buffer, offset).map(|()| true)
+    }
+
     fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.write_at(&[IoSlice::new(buffer)], offset)
     }

@@ -202,6 +202,11 @@ impl DiskFile for FaultyFile {
         self.inner.write_at(buffers, offset)
     }
 
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.plan.check(Needs::Nothing)?;
+        self.inner.read_now(buffer, offset)
+    }
+
     fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         // Fails as any other write.
         self.write_at(&[IoSlice::new(buffer)], offset)

@@ -206,6 +206,24 @@ impl DiskFile for HostFile {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        let offset = libc::off64_t::try_from(offset)
+            .map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+        let mut slice = io::IoSliceMut::new(buffer);
+        let first = (&raw mut slice).cast::<libc::iovec>();
+        // SAFETY: `IoSliceMut` has the layout of `iovec`; there is one, and its buffer is borrowed for the call.
+        let moved =
+            unsafe { libc::preadv2(self.file.as_raw_fd(), first, 1, offset, libc::RWF_NOWAIT) };
+        // Fewer bytes, or none: not all is there, or this file system cannot tell. The ordinary way finds out.
+        Ok(usize::try_from(moved).is_ok_and(|moved| moved == slice.len()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read_now(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.write_at(&[IoSlice::new(buffer)], offset)?;
         self.begin_sync(offset, buffer.len());

@@ -83,6 +83,8 @@ pub trait Disk: Debug + Send + Sync {
 pub trait DiskFile: Debug + Send + Sync {
     /// Fills the buffer from `offset` on. `UnexpectedEof` when the file is shorter.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Fills the buffer if all of it is in the memory of the system; false if it is not, or who knows.
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
     /// Writes all buffers from `offset` on, and lets the file grow.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// The same as [`DiskFile::write_at`], for much at once: where the system can be told to, it begins to take it to

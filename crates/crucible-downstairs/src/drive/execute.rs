@@ -112,23 +112,29 @@ impl Executor {
         (x ^ (x >> 31)).is_multiple_of(4)
     }
 
-    /// Does a write at once if that takes no more than a look at it; `None` if it is for the disk threads.
+    /// Does a read or a write at once if that takes no more than a look at it; `None` if it is for the disk threads.
     pub(super) fn quick(
         &self,
         operation: &Operation,
         scratch: &mut Vec<StoredContext>,
     ) -> Option<Outcome> {
-        let Operation::Write(write) = operation else {
-            return None;
-        };
         if self.faults != Faults::default() {
             return None;
         }
-        let done = self.region.write_quick(&job_of(write), scratch)?;
-        Some(match done {
-            Ok(()) => Outcome::Done,
-            Err(error) => Outcome::Failed(error, operation.clone()),
-        })
+        let done = match operation {
+            Operation::Write(write) => self
+                .region
+                .write_quick(&job_of(write), scratch)?
+                .map(|()| Outcome::Done),
+            Operation::Read { start, count } => {
+                let (mut data, mut contexts) = (BytesMut::new(), Vec::new());
+                self.region
+                    .read_quick(*start, *count, &mut data, &mut contexts)?
+                    .map(|()| Outcome::Blocks(contexts, data.freeze()))
+            }
+            _ => return None,
+        };
+        Some(done.unwrap_or_else(|error| Outcome::Failed(error, operation.clone())))
     }
 
     /// Several writes at once; in their order where they touch.

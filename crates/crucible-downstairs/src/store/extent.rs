@@ -218,6 +218,36 @@ impl Extent {
         let file = self.file().map_err(|error| io_error("read", &error))?;
         file.read_at(into, place.start)
             .map_err(|error| io_error("read of data", &error))?;
+        self.complete(first, count, into, contexts)
+    }
+
+    /// The same if nothing has to be waited for; `None` if something has.
+    pub(super) fn read_now(
+        &self,
+        first: u32,
+        count: u32,
+        into: &mut [u8],
+        contexts: &mut Vec<ReadBlockContext>,
+        layout: &ExtentLayout,
+    ) -> Option<Result<(), CrucibleError>> {
+        if self.closed || !self.is_ready(first, count, layout) {
+            return None;
+        }
+        let place = layout.data(first, count)?;
+        match self.file().ok()?.read_now(into, place.start) {
+            Ok(true) => Some(self.complete(first, count, into, contexts)),
+            Ok(false) | Err(_) => None,
+        }
+    }
+
+    /// Puts what is newer over what the file has, and the contexts beside it.
+    fn complete(
+        &self,
+        first: u32,
+        count: u32,
+        into: &mut [u8],
+        contexts: &mut Vec<ReadBlockContext>,
+    ) -> Result<(), CrucibleError> {
         let block_size = into.len() / count.max(1) as usize;
         let overlaid = !self.pending.is_empty() || self.committing.is_some();
         let special = !self.damaged.is_empty() || !self.blank.is_empty();

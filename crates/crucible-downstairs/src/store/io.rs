@@ -17,7 +17,7 @@ use super::region::{Mode, Overwrite, WriteJob};
 /// The most that one read answers, in bytes: what fits into a frame.
 const READ_BYTES_MAX: u64 = 100 << 20;
 
-/// The largest write that is done where it arrives: its hashes take some microseconds.
+/// The largest read or write that is done where it arrives: it takes some microseconds.
 const QUICK_BYTES: usize = 32 << 10;
 
 /// Writes are taken in by pieces of so many bytes at most, so that the limit of what waits holds.
@@ -199,6 +199,30 @@ impl Inner {
         if fresh && grown > 0 {
             self.lock_dirty().insert(run.extent.0);
         }
+    }
+
+    /// A small read for which nothing has to be waited for; `None` for any other. What was appended is to be thrown
+    /// away then, and after an error.
+    pub(super) fn read_quick(
+        &self,
+        start: BlockIndex,
+        count: u64,
+        into: &mut BytesMut,
+        contexts: &mut Vec<ReadBlockContext>,
+    ) -> Option<Result<(), CrucibleError>> {
+        let bytes = count.saturating_mul(self.block_size() as u64);
+        if bytes > QUICK_BYTES as u64 || !self.geometry.contains(start, count) {
+            return None;
+        }
+        let mut runs = self.geometry.runs(start, count);
+        let (run, None) = (runs.next()?, runs.next()) else {
+            return None;
+        };
+        let extent = self.extents.get(run.extent.0 as usize)?.try_read().ok()?;
+        let before = into.len();
+        into.resize(before + bytes as usize, 0);
+        let target = into.get_mut(before..)?;
+        extent.read_now(run.first, run.count, target, contexts, &self.layout)
     }
 
     /// A small write for which nothing has to be read, written or waited for; `None` for any other.

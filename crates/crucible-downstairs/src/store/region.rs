@@ -192,6 +192,18 @@ impl Region {
         result
     }
 
+    /// Does a small read at once if nothing has to be waited for; `None` if something would. `into` and `contexts` are
+    /// as [`Region::read`] would leave them after an `Ok`, and of no use after anything else.
+    pub fn read_quick(
+        &self,
+        start: BlockIndex,
+        count: u64,
+        into: &mut BytesMut,
+        contexts: &mut Vec<ReadBlockContext>,
+    ) -> Option<Result<(), CrucibleError>> {
+        self.inner.read_quick(start, count, into, contexts)
+    }
+
     /// Does a small write at once if nothing has to be read, written or waited for; `None` if something would. The
     /// contexts of earlier calls in `scratch` do not matter.
     pub fn write_quick(
