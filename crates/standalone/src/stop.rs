@@ -149,14 +149,17 @@ impl Stop {
 
     fn perform(&self, act: Act, storage: Option<&dyn Storage>, sockets: &[PathBuf]) {
         let name_them = || {
-            for line in storage.map(Storage::waits_for).unwrap_or_default() {
+            let lines = storage.map(Storage::waits_for).unwrap_or_default();
+            for line in &lines {
                 tracing::error!("{line}");
             }
+            lines.is_empty()
         };
         match act {
             Act::Halt { late } => {
                 if late {
                     tracing::warn!("the guest did not switch itself off in time; it is halted");
+                    // Most guests that are late are late by themselves.
                     name_them();
                 }
                 self.0.events.send(Event::Halt(Ending::PowerOff));
@@ -169,7 +172,9 @@ impl Stop {
                     seconds,
                     "storage does not come to rest; this is what the end waited for:"
                 );
-                name_them();
+                if name_them() {
+                    tracing::error!("no disk has anything under way; something else hangs");
+                }
                 if let Some(storage) = storage {
                     storage.give_up();
                 }

@@ -121,6 +121,24 @@ fn a_machine_waits_runs_stands_still_runs_on_and_ends() {
     );
 }
 
+#[test]
+fn a_machine_on_a_virtual_clock_stands_still_as_well() {
+    let main = "clock = \"virtual\"";
+    let mut machine = Machine::start("still", chatter(), main, &[]);
+    let mut console = machine.connect();
+    hears_more(&mut console);
+    done(&machine, &["pause"]);
+    while heard(&mut console, Duration::from_millis(100)) > 0 {}
+    assert_eq!(heard(&mut console, Duration::from_millis(200)), 0);
+    done(&machine, &["resume"]);
+    hears_more(&mut console);
+    let status = json(&machine, &["status"]);
+    assert_eq!(
+        (&status["state"], &status["clock"]),
+        (&"running".into(), &"virtual".into())
+    );
+}
+
 /// Listens to the power button, and says bye when it is pressed, if it obeys.
 fn listens(obeys: bool) -> Code {
     let code = Code::new()
@@ -378,6 +396,19 @@ fn a_stop_that_storage_hangs_on_names_it_and_ends() {
     servers[2].freeze();
     // It writes until it waits for a flush.
     while heard(&mut console, Duration::from_millis(300)) > 0 {}
+
+    // Whoever asks is answered all the same, and sees who is behind.
+    let disk = json(&machine, &["disks", "root"]);
+    assert_eq!(disk["queue"]["in_flight"], 1);
+    let behind = |it: &&Value| it["jobs"].as_u64().unwrap() > 0;
+    let replicas = disk["volume"]["replicas"].as_array().unwrap();
+    assert_eq!(replicas.iter().filter(behind).count(), 2, "{disk}");
+    // A pause waits for what is under way, and says so.
+    let (code, _, err) = machine.ctl(&["pause", "--timeout", "1"]);
+    assert!(
+        code == 4 && err.contains("the machine is pausing"),
+        "{code}: {err}"
+    );
     let begin = Instant::now();
     machine.signal("-INT");
     let code = machine.code();
