@@ -41,6 +41,7 @@ const WAIT_INLINE: Duration = Duration::from_secs(1);
 pub struct VolumeDisk {
     volume: Volume,
     shape: Shape,
+    limit: Option<Span>,
     ended: Arc<Ended>,
 }
 
@@ -67,8 +68,17 @@ impl VolumeDisk {
         Some(Self {
             volume,
             shape,
+            limit: None,
             ended,
         })
+    }
+
+    /// The same, where the guest hears "try again" of every request that has no answer after `limit`, whatever the
+    /// volume does meanwhile.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Span) -> Self {
+        self.limit = Some(limit);
+        self
     }
 }
 
@@ -104,6 +114,9 @@ struct VolumeEngine {
     unflushed: Vec<usize>,
     /// Flushes of that kind under way, and whom each serves; kept for their room.
     flushes: Vec<Vec<usize>>,
+    limit: Option<Span>,
+    /// With a limit: which requests began when, in that order; those that have ended go when they are first.
+    begun: VecDeque<(Moment, usize, Token)>,
     batch: Vec<Submission>,
     arrived: Vec<(u64, store::Outcome)>,
     memory: Option<GuestMemory>,
@@ -205,6 +218,8 @@ impl VolumeEngine {
             waiting: VecDeque::new(),
             unflushed: Vec::new(),
             flushes: Vec::new(),
+            limit: disk.limit,
+            begun: VecDeque::new(),
             batch: Vec::new(),
             arrived: Vec::new(),
             memory: None,
@@ -235,6 +250,10 @@ impl VolumeEngine {
             // Without a part there is one answer all the same, by the same way as all others.
             place.left = parts.max(1);
             place.failed = None;
+        }
+        if self.limit.is_some() {
+            self.begun
+                .push_back((self.clock.now(), slot, request.token));
         }
         if parts == 0 {
             self.arrived
@@ -436,6 +455,38 @@ impl VolumeEngine {
         self.free.push(number);
     }
 
+    /// Ends requests that have waited too long, and forgets those that came to their end before.
+    fn expire(&mut self, done: &mut Vec<Completion>) {
+        let Some(limit) = self.limit else { return };
+        while let Some(&(began, number, token)) = self.begun.front() {
+            let slot = self.slots.get_mut(number);
+            if let Some(slot) = slot.filter(|slot| slot.token == Some(token)) {
+                if self.clock.now().since(began) < limit {
+                    return;
+                }
+                tracing::warn!(
+                    disk = self.ended.name,
+                    operation = ?slot.operation,
+                    offset = slot.offset,
+                    seconds = limit.as_nanos() / 1_000_000_000,
+                    "no answer in time; the guest may try again"
+                );
+                slot.token = None;
+                let outcome = Outcome::Retry;
+                done.push(Completion { token, outcome });
+                // What has not begun never will: the memory is the guest's again.
+                let waiting = self.waiting.len();
+                self.waiting
+                    .retain(|part| !matches!(part.owner, Owner::Slot(it) if it == number));
+                slot.left -= ((waiting - self.waiting.len()) as u64).min(slot.left);
+                if slot.left == 0 {
+                    self.free.push(number);
+                }
+            }
+            self.begun.pop_front();
+        }
+    }
+
     /// Inline: all answers, before the guest goes on. Waits as long as the volume takes.
     fn wait_for_all(&mut self, done: &mut Vec<Completion>) {
         loop {
@@ -476,6 +527,7 @@ impl Engine for VolumeEngine {
 
     fn poll(&mut self, done: &mut Vec<Completion>) {
         self.collect(done);
+        self.expire(done);
         self.start();
     }
 
@@ -505,7 +557,14 @@ impl Engine for VolumeEngine {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        (!self.waiting.is_empty()).then(|| self.clock.now().after(LOOK_EVERY))
+        let look = (!self.waiting.is_empty()).then(|| self.clock.now().after(LOOK_EVERY));
+        let late = self
+            .limit
+            .and_then(|limit| Some(self.begun.front()?.0.after(limit)));
+        match (look, late) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crucible_upstairs::adapter::VolumeDisk;
 use crucible_upstairs::core::{Answer, Plain, Request, VolumeError, Written};
 use crucible_upstairs::store::{Ask, Shape, Store, Submission};
 use crucible_upstairs::volume::{MemoryLeaf, Volume};
-use vm_types::{Execution, GuestAddress, GuestMemory};
+use vm_types::{Execution, GuestAddress, GuestMemory, Span};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -268,6 +268,37 @@ fn what_a_guest_gives_up_ends_at_once_and_touches_its_memory_no_more() {
     memory.read(GuestAddress(0), &mut back).unwrap();
     assert!(back.iter().all(|byte| *byte == 0));
     assert_eq!(source.faults(), Vec::<String>::new());
+    assert!(volume.try_permit(64 << 20).is_some(), "all room is back");
+}
+
+#[test]
+fn a_request_without_an_answer_may_be_tried_again_after_its_time() {
+    let slow = Slow::new(true, true);
+    let volume = Volume::over(slow.clone(), Vec::new());
+    let memory = GuestMemory::flat(1 << 20).unwrap();
+    let limited = VolumeDisk::new(volume.clone()).unwrap();
+    let limited = Disk::new(Arc::new(limited.with_limit(Span::from_millis(50))));
+    let requests = || {
+        vec![
+            (plan(Operation::Read, 0, 4096), 0),
+            (
+                Planned {
+                    durable: true,
+                    ..plan(Operation::Write, 4096, 4096)
+                },
+                8192,
+            ),
+            (plan(Operation::Flush, 0, 0), 0),
+        ]
+    };
+    for _ in 0..3 {
+        let outcomes = run(&limited, &memory, Execution::Threads, requests());
+        assert_eq!(outcomes, [Outcome::Retry; 3]);
+    }
+    assert_eq!(slow.answer(), 9);
+    let mut back = [1; 4096];
+    memory.read(GuestAddress(0), &mut back).unwrap();
+    assert_eq!(back, [0; 4096]);
     assert!(volume.try_permit(64 << 20).is_some(), "all room is back");
 }
 

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use block::Disk;
+use block::testkit::{Planned, ScriptedSource};
+use block::{AttachOptions, Disk, Operation, Outcome, Segment};
 use bytes::BytesMut;
 use crucible_protocol::BlockIndex;
 use crucible_upstairs::options::CrucibleOpts;
@@ -22,7 +23,7 @@ use standalone::config::volume::{CrucibleConfig, GivenShape, VolumeConfig};
 use standalone::volumes::generation::Generations;
 use standalone::volumes::{Volumes, VolumesError};
 use uuid::Uuid;
-use vm_types::Execution;
+use vm_types::{Execution, GuestAddress, GuestMemory};
 
 use regions::{BLOCK, EXTENT, EXTENTS, Server};
 
@@ -362,5 +363,63 @@ fn a_volume_in_memory_is_a_disk_like_others() {
     assert!(rig.io(1, read).status.is_success());
     assert_eq!(rig.pages.read(buffer, BYTES), [9; BYTES]);
     drop(rig);
+    assert!(volumes.close());
+}
+
+#[test]
+fn servers_that_hang_cost_their_time_and_no_more() {
+    let Some(world) = World::new(true) else {
+        return;
+    };
+    let config = world.config(Some(KEY));
+    let volumes = world.open("a.toml", &config).unwrap();
+    let mut rig = rig(&volumes);
+    for block in 0..16 {
+        let (write, _) = command(&mut rig, io::WRITE, block, block as u8 + 1);
+        assert!(rig.io(1, write).status.is_success());
+    }
+    assert!(rig.io(1, Command::new(io::FLUSH, 1)).status.is_success());
+    world.servers[2].freeze();
+    for block in 0..16 {
+        let (read, buffer) = command(&mut rig, io::READ, block, 0);
+        assert!(rig.io(1, read).status.is_success(), "{block}");
+        assert_eq!(rig.pages.read(buffer, BYTES), [block as u8 + 1; BYTES]);
+    }
+    drop(rig);
+    world.servers.iter().for_each(Server::freeze);
+    // The rig's clock stands still; here time is the host's.
+    let read = || {
+        let memory = GuestMemory::flat(BLOCK).unwrap();
+        let disk = Disk::new(volumes.backends().remove("root").unwrap());
+        let script = |n: u64, segments: &mut Vec<Segment>| {
+            segments.push(Segment {
+                address: GuestAddress(0),
+                length: BLOCK as u32,
+            });
+            (n == 0).then_some(Planned {
+                operation: Operation::Read,
+                offset: 3 * BLOCK,
+                length: BLOCK,
+                durable: false,
+            })
+        };
+        let source = ScriptedSource::new(memory.clone(), Box::new(script));
+        let options = AttachOptions::new("read", Execution::Threads, 1);
+        let queue = disk.attach(source.weak(), options).unwrap();
+        queue.kick();
+        assert!(source.wait(PATIENCE));
+        assert!(queue.detach());
+        let mut bytes = [0; BYTES];
+        memory.read(GuestAddress(0), &mut bytes).unwrap();
+        (source.finished(), bytes)
+    };
+    let begin = Instant::now();
+    assert_eq!(read(), (vec![Outcome::Retry], [0; BYTES]));
+    let most = config.request_timeout + Duration::from_secs(10);
+    assert!(begin.elapsed() < most, "{:?}", begin.elapsed());
+    world.servers.iter().for_each(Server::thaw);
+    while read() != (vec![Outcome::Ok], [4; BYTES]) {
+        assert!(begin.elapsed() < PATIENCE);
+    }
     assert!(volumes.close());
 }

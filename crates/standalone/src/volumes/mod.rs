@@ -79,7 +79,17 @@ pub enum VolumesError {
 
 /// The volumes of a machine, active. Clones are the same volumes.
 #[derive(Clone, Debug, Default)]
-pub struct Volumes(Arc<BTreeMap<String, Volume>>);
+pub struct Volumes(Arc<BTreeMap<String, Opened>>);
+
+#[derive(Debug)]
+struct Opened {
+    volume: Volume,
+    /// The guest hears of a request after this time, come what may.
+    limit: Option<Span>,
+}
+
+/// The volume itself says first that a request has waited for too long, and for what.
+const VOLUME_SAYS_FIRST: Span = Span::from_secs(2);
 
 impl Volumes {
     /// Opens and activates all of `configs`; waits for region servers as long as it takes, and says for which.
@@ -94,6 +104,7 @@ impl Volumes {
         let mut volumes = BTreeMap::new();
         let mut dialled = Vec::new();
         for (disk, config) in configs {
+            let mut limit = None;
             let volume = match config {
                 VolumeConfig::Memory { block_size, blocks } => {
                     let leaf = MemoryLeaf::new(*block_size, *blocks);
@@ -106,10 +117,12 @@ impl Volumes {
                         source,
                     })?;
                     dialled.push((disk.as_str(), &**config, volume.clone()));
+                    let nanos = patience(config).as_nanos() + VOLUME_SAYS_FIRST.as_nanos();
+                    limit = Some(Span::from_nanos(nanos));
                     volume
                 }
             };
-            volumes.insert(disk.clone(), volume);
+            volumes.insert(disk.clone(), Opened { volume, limit });
         }
         let volumes = Self(Arc::new(volumes));
         if let Err(error) = activation::activate(&dialled, generations, interrupted) {
@@ -122,21 +135,25 @@ impl Volumes {
 
     /// The volumes by the names of their disks.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Volume)> {
-        self.0.iter().map(|(name, volume)| (name.as_str(), volume))
+        let all = self.0.iter();
+        all.map(|(name, opened)| (name.as_str(), &opened.volume))
     }
 
     /// The volume under the disk of this name.
     pub fn get(&self, disk: &str) -> Option<&Volume> {
-        self.0.get(disk)
+        self.0.get(disk).map(|opened| &opened.volume)
     }
 
     /// As backends of disks.
     pub fn backends(&self) -> Backends {
-        let backend = |(name, volume): (&str, &Volume)| {
-            let disk = VolumeDisk::named(name, volume.clone())?;
-            Some((name.to_owned(), Arc::new(disk) as _))
+        let backend = |(name, opened): (&String, &Opened)| {
+            let mut disk = VolumeDisk::named(name, opened.volume.clone())?;
+            if let Some(limit) = opened.limit {
+                disk = disk.with_limit(limit);
+            }
+            Some((name.clone(), Arc::new(disk) as _))
         };
-        self.iter().filter_map(backend).collect()
+        self.0.iter().filter_map(backend).collect()
     }
 
     /// Flushes all and lets go. Waits for region servers as long as it takes; [`Volumes::shut_down`], from another
@@ -170,7 +187,11 @@ impl Volumes {
 fn region(config: &CrucibleConfig) -> Result<Volume, StartError> {
     // Activation names the generation; this one is never used.
     let mut setup = Setup::new(&config.opts, config.shape.whole(), 1)?;
-    let patience = u64::try_from(config.request_timeout.as_nanos()).unwrap_or(u64::MAX);
-    setup.config.patience = Span::from_nanos(patience);
+    setup.config.patience = patience(config);
     Volume::region(setup)
+}
+
+/// At most a day, as the configuration has checked.
+fn patience(config: &CrucibleConfig) -> Span {
+    Span::from_nanos(u64::try_from(config.request_timeout.as_nanos()).unwrap_or(u64::MAX / 2))
 }

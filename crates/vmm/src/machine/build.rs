@@ -105,7 +105,7 @@ pub fn build(
     };
     for (name, device) in &config.devices {
         parts.push(extras.add(name, device)?);
-        tracing::info!(device = name, at = ?device.pci_path().map(|path| path.to_string()), "device added");
+        tracing::info!(device = name, at = device.pci_path().map(tracing::field::display), "device added");
     }
 
     let mut vcpus = made.vcpus;
