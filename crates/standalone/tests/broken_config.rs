@@ -148,6 +148,9 @@ targets = ["127.0.0.1:8910", "127.0.0.1:8920", "127.0.0.1:8930"]
 type = "crucible-mem"
 size = 1048576
 
+[block_dev."an \"odd\"\n\u007fname"]
+type = "null"
+
 [dev.disk0]
 driver = "pci-nvme"
 block_dev = "root"
@@ -200,7 +203,7 @@ fn a_full_file_is_understood_and_its_print_out_means_the_same() {
     let first = config::parse("vm.toml".into(), &fixtures.fill_in(FULL)).unwrap();
     assert_eq!(first.machine.cpus, 4);
     assert_eq!(first.machine.memory_bytes, 4 << 30);
-    assert_eq!(first.machine.disks.len(), 6);
+    assert_eq!(first.machine.disks.len(), 7);
     assert_eq!(first.machine.devices.len(), 7);
     let crucible = |name: &str| match &first.volumes[name] {
         VolumeConfig::Crucible(config) => (**config).clone(),

@@ -184,6 +184,11 @@ fn toml_text(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
+/// Keys are strings of one line: what JSON escapes, TOML reads, but for the one character that JSON leaves alone.
+fn toml_key(text: &str) -> String {
+    json!(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
 /// The part after the dot may need quotes.
 fn quoted_name(name: &str) -> String {
     match name.split_once('.') {
@@ -192,7 +197,7 @@ fn quoted_name(name: &str) -> String {
             if !rest.is_empty() && rest.chars().all(bare) {
                 name.to_owned()
             } else {
-                format!("{family}.{}", toml_text(rest))
+                format!("{family}.{}", toml_key(rest))
             }
         }
         None => name.to_owned(),
