@@ -179,6 +179,7 @@ impl Upstairs {
             client.set_state(ReplicaState::Active);
             client.extents = Vec::new();
             client.suspects.clear();
+            client.doubts.clear();
             client.synced_through = synced_through;
             client.last_flush = None;
             self.jobs.thickened();

@@ -96,6 +96,8 @@ pub(super) struct Client {
     pub(super) flush_latency: Latency,
     /// Extents in which it gave bad data: a repair copies them whatever they say of themselves.
     pub(super) suspects: Suspects,
+    /// Extents of which a copy was refused once. That may have been the receiver's own fault.
+    pub(super) doubts: Suspects,
     pub(super) counters: ReplicaCounters,
 }
 
@@ -197,6 +199,7 @@ impl Client {
             write_latency: Latency::default(),
             flush_latency: Latency::default(),
             suspects: Suspects::default(),
+            doubts: Suspects::default(),
             counters: ReplicaCounters::default(),
         }
     }
@@ -436,6 +439,7 @@ impl Client {
         self.reads.clear();
         self.reads_open = 0;
         self.suspects.clear();
+        self.doubts.clear();
     }
 
     /// All but what only the volume knows.

@@ -187,6 +187,7 @@ impl Upstairs {
         client.set_state(ReplicaState::Active);
         client.extent_limit = None;
         client.suspects.clear();
+        client.doubts.clear();
         client.counters.live_repairs_completed += 1;
         if self.clients.count(|client| client.is_active()) >= 2 {
             self.jobs.thickened();

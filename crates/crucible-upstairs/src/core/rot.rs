@@ -41,7 +41,8 @@ pub(super) const fn blames_the_source(error: &CrucibleError) -> bool {
 }
 
 impl Upstairs {
-    /// A copy of an extent was refused as bad: the extent is not to be believed where it came from.
+    /// A copy of an extent was refused as bad: the second time, the extent is not to be believed where it came from.
+    /// (The first time it may have been the receiver's disk that could not read what it had been given.)
     pub(super) fn copy_refused(
         &mut self,
         by: ClientId,
@@ -50,10 +51,22 @@ impl Upstairs {
         error: &CrucibleError,
         out: &mut Actions,
     ) {
+        let receiver = self.clients[by].address;
+        let address = self.clients[source].address;
+        Self::tell(
+            format!(
+                "region server {receiver} (client {by}) refused a copy of extent {extent} from {address}: {error}"
+            ),
+            out,
+        );
+        let doubts = &mut self.clients[source].doubts;
+        if !doubts.has(extent) {
+            doubts.add(extent);
+            return;
+        }
         let per_extent = self
             .geometry
             .map_or(1, |geometry| u64::from(geometry.blocks_per_extent()));
-        let address = self.clients[source].address;
         self.clients[source].suspects.add(extent);
         self.clients[source].counters.bad_reads += 1;
         out.push(Action::Report(Report::Integrity {
@@ -63,13 +76,6 @@ impl Upstairs {
             count: per_extent,
             bad: BadData::Hash,
         }));
-        let receiver = self.clients[by].address;
-        Self::tell(
-            format!(
-                "region server {receiver} (client {by}) refused a copy of extent {extent} from {address}: {error}"
-            ),
-            out,
-        );
     }
 
     /// The source of the live repair that a replica could not do, if this job is one.
