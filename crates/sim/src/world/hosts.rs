@@ -506,7 +506,10 @@ impl World {
             self.operator.late_failures += 1;
             self.operator.late_failures <= LATE_FAILURES_MAX
         };
-        let excused = matches!(asked, Asked::Replace { .. }) || told_late;
+        // A block that fits neither context is known to be bad by its own server. The extent stays dirty, and copies
+        // of dirty extents are not checked: they may have blocks that a crash has torn.
+        let torn = matches!(error, VolumeError::ReadFailed { .. }) && !self.rotted.is_empty();
+        let excused = matches!(asked, Asked::Replace { .. }) || torn || told_late;
         if calm && !excused && self.operator.newest == Some(index) {
             return self.fail(|| format!("no fault is left, but {asked:?} failed: {error}"));
         }
