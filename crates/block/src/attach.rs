@@ -9,7 +9,7 @@
 //! ```
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -125,6 +125,7 @@ impl Attachment {
                 stats: stats.clone(),
                 timers: options.timers.clone(),
                 timer: OnceLock::new(),
+                armed: AtomicU64::new(NOT_ARMED),
                 this: this.clone(),
                 inline: options.execution == Execution::Inline,
             }
@@ -366,13 +367,19 @@ struct Queue {
     timers: Option<Timers>,
     /// Registered when a deadline first comes up: few queues have any.
     timer: OnceLock<Timer>,
+    /// When it will fire, in nanoseconds of the clock; [`NOT_ARMED`] when it will not.
+    armed: AtomicU64,
     this: Weak<Queue>,
     inline: bool,
 }
 
+/// No moment that anybody waits for.
+const NOT_ARMED: u64 = u64::MAX;
+
 /// A timer has fired, or an inline doorbell was rung. Both mean: take a turn.
 impl Task for Queue {
     fn run(&self) {
+        self.armed.store(NOT_ARMED, Ordering::SeqCst);
         if self.inline {
             self.serve_inline();
         } else {
@@ -530,7 +537,12 @@ impl Queue {
         let timer = self
             .timer
             .get_or_init(|| timers.register(self.this.clone()));
-        timer.arm(moment);
+        // Deadlines of requests only grow. One that is armed for an earlier one leads to a turn that arms it anew, so
+        // the timers' own thread need not be woken for each request.
+        if self.armed.load(Ordering::SeqCst) > moment.as_nanos() {
+            self.armed.store(moment.as_nanos(), Ordering::SeqCst);
+            timer.arm(moment);
+        }
         true
     }
 }
