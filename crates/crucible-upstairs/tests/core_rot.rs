@@ -87,7 +87,11 @@ fn without_another_source_it_is_said_who_has_what_and_nothing_turns_in_circles()
     assert!(is_out(&world, 1));
     let words = format!("extent 2 is bad on {}", address(2));
     assert_eq!(told(&world, &words), 1, "{:?}", world.reports);
-    assert_eq!(told(&world, "live repair begins"), 2, "one refusal may be chance");
+    assert_eq!(
+        told(&world, "live repair begins"),
+        2,
+        "one refusal may be chance"
+    );
     // Reads of what is good go on.
     let read = world.read(16, 1);
     world.run();

@@ -105,7 +105,11 @@ pub fn build(
     };
     for (name, device) in &config.devices {
         parts.push(extras.add(name, device)?);
-        tracing::info!(device = name, at = device.pci_path().map(tracing::field::display), "device added");
+        tracing::info!(
+            device = name,
+            at = device.pci_path().map(tracing::field::display),
+            "device added"
+        );
     }
 
     let mut vcpus = made.vcpus;
