@@ -82,7 +82,7 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         for fault in &chosen {
             println!("{:<13} {}", fault.name, fault.about);
         }
-        println!("{MIXED:<13} {MIXED_STEPS} of them, drawn by a seed, some two at a time");
+        println!("{MIXED:<13} {MIXED_STEPS} of them, drawn by a seed, each hard upon the one before");
         return Ok(());
     }
     inject::ignore_limit_signals();
@@ -196,7 +196,7 @@ fn go(
     Ok(what)
 }
 
-/// Several faults one after the other, some of them two at a time: what one leaves undone meets the next.
+/// Several faults one hard upon the other: what one leaves undone meets the next.
 fn mix(stage: &mut Stage<'_>, dice: &mut Dice) -> Result<String, String> {
     let faults: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.mixes).collect();
     let mut names = Vec::new();
