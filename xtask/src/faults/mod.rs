@@ -82,7 +82,9 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         for fault in &chosen {
             println!("{:<13} {}", fault.name, fault.about);
         }
-        println!("{MIXED:<13} {MIXED_STEPS} of them, drawn by a seed, each hard upon the one before");
+        println!(
+            "{MIXED:<13} {MIXED_STEPS} of them, drawn by a seed, each hard upon the one before"
+        );
         return Ok(());
     }
     inject::ignore_limit_signals();
