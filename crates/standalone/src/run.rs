@@ -1,31 +1,26 @@
 //! One machine from its file to its exit code.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use vmm::hypervisor::{Hypervisor, probe};
 use vmm::lifecycle::state::FAILURE_CODE;
-use vmm::lifecycle::{Ending, Event, EventSender, drive_watched, event_queue};
+use vmm::lifecycle::{Event, EventSender, State, drive_watched, event_queue};
 use vmm::machine::config::ClockMode;
-use vmm::machine::{BuildPorts, Pc, build};
+use vmm::machine::{BuildPorts, Pc, PowerButton, build};
 
 use crate::args::RunArguments;
 use crate::config::{self, Config};
 use crate::console::{ConsoleEvent, ConsoleServer};
 use crate::control::router::Handles;
-use crate::control::{About, ControlServer, ControlSocket, DiskHandles, MachineHandle};
+use crate::control::{About, ControlSocket, DiskHandles, MachineHandle};
 use crate::debug::DebugLines;
 use crate::logs;
 use crate::stop::{Button, Stop, Stopper};
 use crate::volumes::Volumes;
 use crate::volumes::generation::Generations;
-
-/// What ends the program while it waits for volumes.
-const STOPPING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// How long clients have to read the last output.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -87,63 +82,92 @@ fn machine(config: Config, generations: &Generations, no_wait: bool) -> Result<u
         ConsoleEvent::FirstClient => start.send(Event::Start),
     })
     .map_err(Refusal::one)?;
-    let control = config.control.as_deref().map(ControlSocket::bind);
-    let control = control.transpose().map_err(Refusal::one)?;
-    // As late as possible: a machine that cannot start takes no volume from another.
-    let mut early = Signals::new(STOPPING).map_err(Refusal::one)?;
-    let mut interrupted = || early.pending().next().is_some();
-    let volumes =
-        Volumes::open(&config.volumes, generations, &mut interrupted).map_err(Refusal::one)?;
+    let socket = config.control.as_deref().map(ControlSocket::bind);
+    let socket = socket.transpose().map_err(Refusal::one)?;
+    let volumes = Volumes::new(&config.volumes).map_err(Refusal::one)?;
+
+    // From here on there is somebody to talk to, and an orderly way to stop.
+    let latch = Arc::new(OnceLock::<PowerButton>::new());
+    let pressed = latch.clone();
+    let button: Button = Arc::new(move || pressed.get().is_some_and(PowerButton::press));
+    let stop = Stop::new(config.deadlines, button.clone(), sender.clone());
+    let disks = DiskHandles::new(&config.machine, volumes.clone());
+    stop.set_storage(Arc::new(disks.clone()));
+    let about = about(&config, hypervisor.as_ref());
+    let handle = MachineHandle::new(about, sender.clone(), button, stop.clone());
+    let sockets = std::iter::once(&config.serial).chain(&config.control);
+    let _stopper =
+        Stopper::start(stop.clone(), sockets.cloned().collect()).map_err(Refusal::one)?;
+    let handles = Handles {
+        machine: Arc::new(handle.clone()),
+        disks: Arc::new(disks.clone()),
+    };
+    let control = socket.map(|socket| socket.serve(handles));
+    let _control = control.transpose().map_err(Refusal::one)?;
+
+    let mut interrupted = || stop.status().is_some();
+    volumes
+        .activate(&config.volumes, generations, &mut interrupted)
+        .map_err(Refusal::one)?;
     let ended = on_volumes(
         config,
         hypervisor.as_ref(),
         &console,
-        control,
         &volumes,
         (sender, &events),
-        early,
+        |machine| {
+            // Nobody set it before.
+            latch.get_or_init(|| machine.power_button());
+            disks.built(machine);
+        },
+        &handle,
         no_wait,
     );
     let clean = volumes.close();
     // What clients still have to read can wait; what a disk still has to write cannot.
     console.drain(LAST_WORDS);
-    let (code, keepers) = ended?;
-    drop(keepers);
+    let code = ended?;
     Ok(if clean { code } else { FAILURE_CODE })
 }
 
-/// Who stays until the last volume is let go: whoever answers on the control socket, and whoever keeps deadlines.
-#[derive(Debug)]
-struct Keepers {
-    _control: Option<ControlServer>,
-    _stopper: Stopper,
+fn about(config: &Config, hypervisor: &dyn Hypervisor) -> About {
+    let machine = &config.machine;
+    About {
+        name: machine.name.clone(),
+        hypervisor: hypervisor.name().to_owned(),
+        clock: if is_repeatable(config) {
+            "virtual"
+        } else {
+            "host"
+        },
+        cpus: machine.cpus,
+        memory_bytes: machine.memory_bytes,
+        serial: config.serial.display().to_string(),
+    }
 }
 
+fn is_repeatable(config: &Config) -> bool {
+    config.machine.clock == ClockMode::Virtual
+}
+
+/// Builds the machine, shows it to `built`, and sees it to its end.
 fn on_volumes(
     config: Config,
     hypervisor: &dyn Hypervisor,
     console: &ConsoleServer,
-    control: Option<ControlSocket>,
     volumes: &Volumes,
     (sender, events): (EventSender, &Receiver<Event>),
-    mut early: Signals,
+    built: impl FnOnce(&Pc),
+    handle: &MachineHandle,
     no_wait: bool,
-) -> Result<(u8, Keepers), Refusal> {
+) -> Result<u8, Refusal> {
     let policy = config.machine.exits;
-    let repeatable = config.machine.clock == ClockMode::Virtual;
+    let repeatable = is_repeatable(&config);
     let ports = BuildPorts {
         console: console.peer(),
         debug: Arc::new(DebugLines::default()),
         events: sender.clone(),
         backends: volumes.backends(),
-    };
-    let about = About {
-        name: config.machine.name.clone(),
-        hypervisor: hypervisor.name().to_owned(),
-        clock: if repeatable { "virtual" } else { "host" },
-        cpus: config.machine.cpus,
-        memory_bytes: config.machine.memory_bytes,
-        serial: config.serial.display().to_string(),
     };
     let mut machine = build(hypervisor, config.machine, &ports).map_err(Refusal::one)?;
     drop(ports);
@@ -151,24 +175,8 @@ fn on_volumes(
     console.connect(Box::new(move |bytes| {
         com1.upgrade().map_or(0, |com1| com1.push_input(bytes))
     }));
-    let button = machine.power_button();
-    let button: Button = Arc::new(move || button.press());
-    let stop = Stop::new(config.deadlines, button.clone(), sender.clone());
-    let disks = DiskHandles::new(&machine, volumes.clone());
-    stop.set_storage(Arc::new(disks.clone()));
-    let sockets = std::iter::once(config.serial.clone()).chain(config.control);
-    let stopper = Stopper::start(stop.clone(), sockets.collect()).map_err(Refusal::one)?;
-    let handle = MachineHandle::new(about, sender.clone(), button, stop);
-    let handles = Handles {
-        machine: Arc::new(handle.clone()),
-        disks: Arc::new(disks),
-    };
-    let control = control.map(|socket| socket.serve(handles));
-    let control = control.transpose().map_err(Refusal::one)?;
-    if early.pending().next().is_some() {
-        sender.send(Event::Halt(Ending::PowerOff));
-    }
-    drop(early);
+    built(&machine);
+    handle.reached(State::Initialize);
     if no_wait {
         sender.send(Event::Start);
     } else {
@@ -178,11 +186,7 @@ fn on_volumes(
         handle.reached(state);
     });
     report(&machine, code, repeatable);
-    let keepers = Keepers {
-        _control: control,
-        _stopper: stopper,
-    };
-    Ok((code, keepers))
+    Ok(code)
 }
 
 fn report(machine: &Pc, code: u8, repeatable: bool) {

@@ -385,6 +385,47 @@ fn a_region_server_is_replaced_under_a_guest_that_writes() {
 }
 
 #[test]
+fn a_machine_that_waits_for_its_disks_answers_and_takes_another_region_server() {
+    let Some(mut servers) = Server::three(false) else {
+        return;
+    };
+    let spare = servers[0].another(false);
+    servers[1].kill();
+    let (old, new) = (servers[1].address.to_string(), spare.address.to_string());
+    let mut ended = on_volume("starting", &servers, "");
+    ended.wait_for_log("control socket");
+    assert_eq!(json(&ended, &["status"])["state"], "starting");
+    let (code, _, err) = ended.ctl(&["pause"]);
+    assert!(code == 1 && err.contains("waits for its disks"), "{err}");
+    done(&ended, &["stop", "--wait"]);
+    assert_eq!(ended.code(), 1, "{}", ended.log());
+    assert!(ended.log().contains("interrupted while waiting"));
+
+    let mut machine = on_volume("starting-replaced", &servers, "");
+    machine.wait_for_log("waiting for this downstairs");
+    let disk = json(&machine, &["disks", "root"]);
+    assert_eq!(
+        (&disk["kind"], &disk["size_bytes"]),
+        (&Value::from("crucible"), &Value::from(0))
+    );
+    let states = replicas(&machine);
+    assert!(
+        states.contains(&(old.clone(), "connecting".to_owned())),
+        "{states:?}"
+    );
+    done(&machine, &["replace", "root", &old, &new]);
+    hears_more(&mut machine.connect());
+    assert!(
+        replicas(&machine)
+            .iter()
+            .all(|(_, state)| state == "active")
+    );
+    assert_ne!(json(&machine, &["disks", "root"])["size_bytes"], 0);
+    done(&machine, &["stop", "--wait"]);
+    assert_eq!(machine.code(), 0, "{}", machine.log());
+}
+
+#[test]
 fn a_stop_that_storage_hangs_on_names_it_and_ends() {
     let Some(servers) = Server::three(false) else {
         return;

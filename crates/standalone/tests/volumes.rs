@@ -68,7 +68,7 @@ impl World {
     fn open(&self, name: &str, config: &CrucibleConfig) -> Result<Volumes, VolumesError> {
         let begin = Instant::now();
         let mut too_long = || begin.elapsed() > PATIENCE;
-        Volumes::open(&disks(config), &self.generations(name), &mut too_long)
+        open(&disks(config), &self.generations(name), &mut too_long)
     }
 
     fn refusal(&self, config: &CrucibleConfig) -> String {
@@ -80,6 +80,16 @@ impl Drop for World {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.directory));
     }
+}
+
+fn open(
+    configs: &BTreeMap<String, VolumeConfig>,
+    generations: &Generations,
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Volumes, VolumesError> {
+    let volumes = Volumes::new(configs)?;
+    volumes.activate(configs, generations, interrupted)?;
+    Ok(volumes)
 }
 
 fn disks(config: &CrucibleConfig) -> BTreeMap<String, VolumeConfig> {
@@ -227,7 +237,7 @@ fn waiting_for_a_server_can_be_ended_and_two_do_where_that_is_allowed() {
     let mut config = world.config(None);
     let begin = Instant::now();
     let mut soon = || begin.elapsed() > Duration::from_millis(300);
-    let error = Volumes::open(&disks(&config), &world.generations("a.toml"), &mut soon);
+    let error = open(&disks(&config), &world.generations("a.toml"), &mut soon);
     assert!(
         matches!(error, Err(VolumesError::Interrupted(names)) if names == ["[block_dev.root]"])
     );
@@ -355,7 +365,7 @@ fn a_volume_in_memory_is_a_disk_like_others() {
     };
     let configs = BTreeMap::from([("root".to_owned(), config)]);
     let nowhere = Generations::beside("/nowhere/vm.toml".as_ref());
-    let volumes = Volumes::open(&configs, &nowhere, &mut || false).unwrap();
+    let volumes = open(&configs, &nowhere, &mut || false).unwrap();
     let mut rig = rig(&volumes);
     let (write, _) = command(&mut rig, io::WRITE, 3, 9);
     assert!(rig.io(1, write).status.is_success());

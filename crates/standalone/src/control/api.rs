@@ -16,6 +16,8 @@ pub const STOP_DEADLINE_MAX: u64 = 86_400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MachineState {
+    /// Waits for its disks' region servers; not built yet.
+    Starting,
     /// Built; waits for the first client on its serial console.
     Created,
     /// The guest runs.
@@ -34,7 +36,8 @@ pub enum MachineState {
 
 impl MachineState {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Starting,
         Self::Created,
         Self::Running,
         Self::Pausing,
@@ -47,6 +50,7 @@ impl MachineState {
     /// As in JSON.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Starting => "starting",
             Self::Created => "created",
             Self::Running => "running",
             Self::Pausing => "pausing",
@@ -92,7 +96,7 @@ pub struct MachineStatus {
     pub serial: String,
     /// The process.
     pub pid: u32,
-    /// Since the process built the machine, in seconds.
+    /// Since the process began with the machine, in seconds.
     pub uptime_seconds: f64,
     /// Of the program.
     pub version: String,
@@ -130,9 +134,9 @@ pub struct DiskStatus {
     pub path: Option<String>,
     /// The devices in front of it.
     pub devices: Vec<DiskDevice>,
-    /// Size.
+    /// Size. 0 while the machine is starting: then it is not known.
     pub size_bytes: u64,
-    /// Logical block.
+    /// Logical block. 0 while the machine is starting.
     pub block_size: u32,
     /// Writes are refused.
     pub read_only: bool,

@@ -1,7 +1,7 @@
 //! The machine's disks as control and an orderly stop see them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use block::{Class, Disk, Histogram, StatsSnapshot};
@@ -23,45 +23,66 @@ use crate::volumes::Volumes;
 /// How long volumes have to say whom they wait for.
 const SAY_WITHIN: Duration = Duration::from_secs(1);
 
-/// The disks of one machine. Clones are the same disks.
+/// The disks of one machine, from before it is built. Clones are the same disks.
 #[derive(Clone, Debug)]
 pub struct DiskHandles(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    disks: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Entry>,
+    /// Those that devices use, once the machine is built.
+    built: OnceLock<BTreeMap<String, Disk>>,
     volumes: Volumes,
 }
 
 #[derive(Debug)]
 struct Entry {
-    disk: Disk,
     kind: &'static str,
     path: Option<String>,
     devices: Vec<DiskDevice>,
 }
 
 impl DiskHandles {
-    /// Those of `machine`; `volumes` are under some of them.
-    pub fn new(machine: &Pc, volumes: Volumes) -> Self {
-        let config = machine.config();
-        let entry = |(name, disk): (&String, &Disk)| {
+    /// Those of a machine that will be built from `config`; `volumes` are under some of them.
+    pub fn new(config: &MachineConfig, volumes: Volumes) -> Self {
+        let entry = |name: &String| {
             let (kind, path) = kind_of(config, &volumes, name);
             let entry = Entry {
-                disk: disk.clone(),
                 kind,
                 path,
                 devices: devices_of(config, name),
             };
             (name.clone(), entry)
         };
-        let disks = machine.disks().iter().map(entry).collect();
-        Self(Arc::new(Inner { disks, volumes }))
+        let entries = config.disks.keys().map(entry).collect();
+        Self(Arc::new(Inner {
+            entries,
+            built: OnceLock::new(),
+            volumes,
+        }))
     }
 
-    async fn status(&self, name: &str, entry: &Entry) -> DiskStatus {
-        let info = entry.disk.info();
-        let stats = entry.disk.stats();
+    /// The machine is there: its disks have sizes and counters from now on.
+    pub fn built(&self, machine: &Pc) {
+        // A machine is built once.
+        self.0.built.get_or_init(|| machine.disks().clone());
+    }
+
+    /// What there is by now: all disks of the configuration, then those that devices use.
+    fn known(&self) -> impl Iterator<Item = (&str, &Entry, Option<&Disk>)> {
+        let built = self.0.built.get();
+        self.0.entries.iter().filter_map(move |(name, entry)| {
+            let disk = built.map(|disks| disks.get(name));
+            match disk {
+                Some(None) => None,
+                disk => Some((name.as_str(), entry, disk.flatten())),
+            }
+        })
+    }
+
+    async fn status(&self, name: &str, entry: &Entry, disk: Option<&Disk>) -> DiskStatus {
+        let info = disk.map(Disk::info);
+        let stats = disk.map(Disk::stats).unwrap_or_default();
         let volume = match self.0.volumes.get(name) {
             None => None,
             // One volume of a machine is one set of region servers.
@@ -72,9 +93,9 @@ impl DiskHandles {
             kind: entry.kind.to_owned(),
             path: entry.path.clone(),
             devices: entry.devices.clone(),
-            size_bytes: info.size_bytes,
-            block_size: info.block_size,
-            read_only: info.read_only,
+            size_bytes: info.as_ref().map_or(0, |info| info.size_bytes),
+            block_size: info.as_ref().map_or(0, |info| info.block_size),
+            read_only: info.as_ref().is_some_and(|info| info.read_only),
             queue: queue_status(&stats),
             operations: operations(&stats),
             volume,
@@ -94,9 +115,9 @@ impl DiskHandles {
 impl Disks for DiskHandles {
     fn all(&self) -> Later<'_, Vec<DiskStatus>> {
         Box::pin(async move {
-            let mut all = Vec::with_capacity(self.0.disks.len());
-            for (name, entry) in &self.0.disks {
-                all.push(self.status(name, entry).await);
+            let mut all = Vec::with_capacity(self.0.entries.len());
+            for (name, entry, disk) in self.known() {
+                all.push(self.status(name, entry, disk).await);
             }
             all
         })
@@ -104,8 +125,8 @@ impl Disks for DiskHandles {
 
     fn one<'a>(&'a self, name: &'a str) -> Later<'a, Option<DiskStatus>> {
         Box::pin(async move {
-            let entry = self.0.disks.get(name)?;
-            Some(self.status(name, entry).await)
+            let (_, entry, disk) = self.known().find(|it| it.0 == name)?;
+            Some(self.status(name, entry, disk).await)
         })
     }
 
@@ -115,7 +136,7 @@ impl Disks for DiskHandles {
         request: ReplaceRequest,
     ) -> Later<'a, Result<ReplaceAnswer, Refusal>> {
         Box::pin(async move {
-            let entry = self.0.disks.get(name).ok_or_else(|| {
+            let (_, entry, _) = self.known().find(|it| it.0 == name).ok_or_else(|| {
                 Refusal::Unknown(format!("no disk is called {name:?}; GET /disks names them"))
             })?;
             let volume = self.0.volumes.get(name);
@@ -319,8 +340,8 @@ fn counters(counters: &core::ReplicaCounters) -> BTreeMap<String, u64> {
 impl Storage for DiskHandles {
     fn waits_for(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (name, entry) in &self.0.disks {
-            let in_flight = entry.disk.stats().in_flight;
+        for (name, _, disk) in self.known() {
+            let in_flight = disk.map_or(0, |disk| disk.stats().in_flight);
             if in_flight > 0 {
                 let requests = counted(in_flight, "request", "requests");
                 lines.push(format!("disk {name:?}: {requests} of the guest unanswered"));

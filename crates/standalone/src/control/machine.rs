@@ -41,10 +41,10 @@ struct Inner {
 }
 
 impl MachineHandle {
-    /// A machine that is built and not started.
+    /// A machine that is not built yet.
     pub fn new(about: About, events: EventSender, button: Button, stop: Stop) -> Self {
         let seen = watch::Sender::new(Seen {
-            state: MachineState::Created,
+            state: MachineState::Starting,
             boots: 0,
         });
         Self(Arc::new(Inner {
@@ -140,6 +140,11 @@ impl Machine for MachineHandle {
             (_, MachineState::Stopping | MachineState::Ended) => {
                 return conflict("the machine is stopping");
             }
+            (_, MachineState::Starting) => {
+                return conflict(
+                    "the machine waits for its disks; GET /disks (standalone ctl PATH disks) tells for whom",
+                );
+            }
             (_, MachineState::Created) => {
                 return conflict(
                     "the machine has not started: it waits for the first client on its serial console \
@@ -195,6 +200,13 @@ mod tests {
     #[test]
     fn boots_are_counted_and_orders_fit_states() {
         let (handle, doubles) = handle();
+        assert_eq!(handle.status().state, MachineState::Starting);
+        assert!(matches!(
+            handle.order(Order::Reset),
+            Err(Refusal::Conflict(_))
+        ));
+        handle.reached(State::Initialize);
+        assert_eq!(handle.status().state, MachineState::Created);
         assert!(matches!(
             handle.order(Order::Pause),
             Err(Refusal::Conflict(_))

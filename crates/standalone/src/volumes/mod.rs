@@ -1,6 +1,6 @@
-//! The volumes under a machine's disks: opened before the machine is built, let go after it has ended.
+//! The volumes under a machine's disks: activated before the machine is built, let go after it has ended.
 //!
-//! Start at [`Volumes::open`]. Reading order: [`generation`] (numbers that rise from start to start), `activation`
+//! Start at [`Volumes::new`] and [`Volumes::activate`]. Reading order: [`generation`] (numbers that rise from start to start), `activation`
 //! (waiting for region servers, and whom to blame when it does not work), this file (the handles).
 
 pub mod generation;
@@ -77,7 +77,7 @@ pub enum VolumesError {
     ),
 }
 
-/// The volumes of a machine, active. Clones are the same volumes.
+/// The volumes of a machine. Clones are the same volumes.
 #[derive(Clone, Debug, Default)]
 pub struct Volumes(Arc<BTreeMap<String, Opened>>);
 
@@ -92,45 +92,59 @@ struct Opened {
 const VOLUME_SAYS_FIRST: Span = Span::from_secs(2);
 
 impl Volumes {
-    /// Opens and activates all of `configs`; waits for region servers as long as it takes, and says for which.
-    /// `interrupted` is asked several times a second whether to give up.
+    /// Those of `configs`; nobody is dialled yet.
     ///
-    /// Errors: the first refusal; no volume is left active.
-    pub fn open(
-        configs: &BTreeMap<String, VolumeConfig>,
-        generations: &Generations,
-        interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<Self, VolumesError> {
+    /// Errors: options that make no volume.
+    pub fn new(configs: &BTreeMap<String, VolumeConfig>) -> Result<Self, VolumesError> {
         let mut volumes = BTreeMap::new();
-        let mut dialled = Vec::new();
         for (disk, config) in configs {
-            let mut limit = None;
-            let volume = match config {
+            let opened = match config {
                 VolumeConfig::Memory { block_size, blocks } => {
                     let leaf = MemoryLeaf::new(*block_size, *blocks);
                     let leaf = leaf.ok_or_else(|| VolumesError::Memory { disk: disk.clone() })?;
-                    Volume::in_memory(leaf)
+                    Opened {
+                        volume: Volume::in_memory(leaf),
+                        limit: None,
+                    }
                 }
                 VolumeConfig::Crucible(config) => {
                     let volume = region(config).map_err(|source| VolumesError::Start {
                         disk: disk.clone(),
                         source,
                     })?;
-                    dialled.push((disk.as_str(), &**config, volume.clone()));
                     let nanos = patience(config).as_nanos() + VOLUME_SAYS_FIRST.as_nanos();
-                    limit = Some(Span::from_nanos(nanos));
-                    volume
+                    Opened {
+                        volume,
+                        limit: Some(Span::from_nanos(nanos)),
+                    }
                 }
             };
-            volumes.insert(disk.clone(), Opened { volume, limit });
+            volumes.insert(disk.clone(), opened);
         }
-        let volumes = Self(Arc::new(volumes));
-        if let Err(error) = activation::activate(&dialled, generations, interrupted) {
+        Ok(Self(Arc::new(volumes)))
+    }
+
+    /// Activates them; `configs` are those that they were made of. Waits for region servers as long as it takes, and
+    /// says for which. `interrupted` is asked several times a second whether to give up.
+    ///
+    /// Errors: the first refusal; no volume is left active.
+    pub fn activate(
+        &self,
+        configs: &BTreeMap<String, VolumeConfig>,
+        generations: &Generations,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<(), VolumesError> {
+        let dialled = configs.iter().filter_map(|(disk, config)| match config {
+            VolumeConfig::Crucible(config) => {
+                Some((disk.as_str(), &**config, self.get(disk)?.clone()))
+            }
+            VolumeConfig::Memory { .. } => None,
+        });
+        let dialled: Vec<_> = dialled.collect();
+        activation::activate(&dialled, generations, interrupted).inspect_err(|_| {
             // Some may be active. Nothing was written, so there is nothing to flush.
-            volumes.shut_down();
-            return Err(error);
-        }
-        Ok(volumes)
+            self.shut_down();
+        })
     }
 
     /// The volumes by the names of their disks.
