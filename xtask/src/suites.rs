@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::measured::{ExitCode, Measured};
-use crate::{run, scenario, tree};
+use crate::{run, tree};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -18,12 +18,20 @@ pub(crate) struct Options {
     #[arg(long)]
     slow_only: bool,
     /// Minutes that one suite may take.
-    #[arg(long, default_value_t = 30, value_name = "MINUTES")]
+    #[arg(long, default_value_t = 120, value_name = "MINUTES")]
     limit: u64,
     /// What the property tests of the slow suite draw from; from the clock when not given.
     #[arg(long)]
     seed: Option<u64>,
 }
+
+/// Whole machines, volumes and systems: chores of this program, each in a process of its own.
+const WHOLE: [(&str, &[&str]); 4] = [
+    ("scenarios", &["xtask", "scenario"]),
+    ("volume", &["xtask", "volume"]),
+    ("debian", &["xtask", "guest", "debian", "--check"]),
+    ("faults", &["xtask", "faults"]),
+];
 
 /// A seed that no earlier run has had.
 fn fresh_seed() -> u64 {
@@ -62,12 +70,10 @@ pub(crate) fn command(options: &Options) -> Result<(), String> {
         println!("suite slow: property tests draw from --seed {seed}");
         slow.env("PROPTEST_RNG_SEED", seed.to_string());
         record("slow", bounded(slow, limit), started);
-        let started = Instant::now();
-        record(
-            "scenarios",
-            scenario::command(&scenario::Options::default()),
-            started,
-        );
+        for (name, chore) in WHOLE {
+            let started = Instant::now();
+            record(name, bounded(cargo(chore), limit), started);
+        }
     }
     println!();
     for (name, passed, took) in &results {
