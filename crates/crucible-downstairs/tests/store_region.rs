@@ -1,5 +1,4 @@
 //! What a region does on an ordinary day, and what it answers when it is asked for the impossible.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod store_world;
 
@@ -10,7 +9,6 @@ use crucible_downstairs::disk::{Access, CrashDisk, Disk, FileDisk};
 use crucible_downstairs::store::{
     ExtentFile, Mode, Options, Overwrite, Region, SNAPSHOTS, StoreError, WriteJob, snapshots,
 };
-use crucible_protocol::layout::ExtentLayout;
 use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext,
 };
@@ -684,117 +682,6 @@ fn a_snapshot_is_a_region_of_that_moment() {
         }
         assert_eq!(region.verify(0, &|_, _| {}).unwrap().bad_count, 0);
     }
-}
-
-/// Copies a closed extent of one region over that of another, as a repair does.
-fn replace(from: &Region, to: &Arc<Region>, extent: ExtentId) -> Result<(), CrucibleError> {
-    let file = from.open_extent_file(extent, ExtentFile::Data)?;
-    let mut content = vec![0; file.length().unwrap() as usize];
-    file.read_at(&mut content, 0).unwrap();
-    let mut replacement = to.begin_replacement(extent)?;
-    for chunk in content.chunks(1000) {
-        replacement.write(ExtentFile::Data, chunk)?;
-    }
-    replacement.finish()
-}
-
-#[test]
-fn a_replaced_extent_is_that_of_the_other_region_at_once_and_after_a_crash() {
-    let (_source_disk, source) = fresh(SEALED);
-    write(&source, SEALED, 6, 6, 5).unwrap();
-    source.flush_and_close(ExtentId(1), 9, 4).unwrap();
-    let image = CrashDisk::new();
-    let disk: Arc<dyn Disk> = Arc::new(image.clone());
-    create(&disk, SEALED);
-    let region = Arc::new(open(&disk));
-    write(&region, SEALED, 0, 18, 1).unwrap();
-    region.flush(20, 3, None).unwrap();
-    write(&region, SEALED, 7, 1, 2).unwrap();
-    region.close(ExtentId(1)).unwrap();
-    replace(&source, &region, ExtentId(1)).unwrap();
-    assert_eq!(region.is_closed(ExtentId(1)), Ok(true));
-    region.reopen(ExtentId(1)).unwrap();
-    let check = |region: &Region| {
-        assert_eq!(region.extent_state(ExtentId(1)), Ok(state(4, 9, false)));
-        for index in 0..18 {
-            let expected = if (6..12).contains(&index) { 5 } else { 1 };
-            assert_eq!(
-                version_of(SEALED, index, &read(region, index).unwrap(), 5),
-                expected
-            );
-        }
-    };
-    check(&region);
-    let crashed: Arc<dyn Disk> = Arc::new(image.crash(crucible_downstairs::disk::Choice::Nothing));
-    check(&open(&crashed));
-    let names: Vec<String> = crashed
-        .list("00/000")
-        .unwrap()
-        .into_iter()
-        .map(|entry| entry.name)
-        .collect();
-    assert_eq!(names, ["000", "001", "002"]);
-}
-
-#[test]
-fn a_bad_copy_of_an_extent_is_refused_but_not_one_that_a_crash_has_torn() {
-    let image = CrashDisk::new();
-    let disk: Arc<dyn Disk> = Arc::new(image.clone());
-    create(&disk, SEALED);
-    let source = open(&disk);
-    write(&source, SEALED, 0, 6, 5).unwrap();
-    source.flush_and_close(ExtentId(0), 9, 4).unwrap();
-    let (_disk, region) = fresh(SEALED);
-    let region = Arc::new(region);
-    write(&region, SEALED, 0, 6, 1).unwrap();
-    region.flush_and_close(ExtentId(0), 3, 4).unwrap();
-    let last = 5 * 4096 + 4095;
-    assert!(image.rot("00/000/000", last, 128));
-    let refused = replace(&source, &region, ExtentId(0));
-    assert!(
-        matches!(&refused, Err(CrucibleError::RepairFilesInvalid(text)) if text.contains("block 5 of extent 0")),
-        "{refused:?}"
-    );
-    region.reopen(ExtentId(0)).unwrap();
-    assert_eq!(version_of(SEALED, 5, &read(&region, 5).unwrap(), 5), 1);
-
-    // The same block once more, in an extent that says itself that there may be such.
-    let dirty_at = ExtentLayout::new(&region.geometry()).metadata().start;
-    assert!(image.rot("00/000/000", dirty_at, 1));
-    region.close(ExtentId(0)).unwrap();
-    replace(&source, &region, ExtentId(0)).unwrap();
-    region.reopen(ExtentId(0)).unwrap();
-    assert_eq!(region.damaged_blocks(ExtentId(0)), Ok(vec![5]));
-    assert_eq!(version_of(SEALED, 4, &read(&region, 4).unwrap(), 5), 5);
-}
-
-#[test]
-fn a_replacement_that_is_given_up_or_bad_leaves_the_extent_as_it_was() {
-    let (_disk, region) = fresh(SMALL);
-    let region = Arc::new(region);
-    write(&region, SMALL, 0, 8, 1).unwrap();
-    region.flush_and_close(ExtentId(0), 1, 1).unwrap();
-    let mut given_up = region.begin_replacement(ExtentId(0)).unwrap();
-    given_up.write(ExtentFile::Data, &[1; 100]).unwrap();
-    assert!(
-        region.begin_replacement(ExtentId(0)).is_err(),
-        "one is going on"
-    );
-    drop(given_up);
-    let mut short = region.begin_replacement(ExtentId(0)).unwrap();
-    short.write(ExtentFile::Data, &[1; 100]).unwrap();
-    assert!(matches!(
-        short.finish(),
-        Err(CrucibleError::RepairFilesInvalid(_))
-    ));
-    let mut long = region.begin_replacement(ExtentId(0)).unwrap();
-    let endless = vec![0; 1 << 20];
-    assert!((0..4).any(|_| long.write(ExtentFile::Data, &endless).is_err()));
-    drop(long);
-    let none = region.begin_replacement(ExtentId(0)).unwrap();
-    assert!(none.finish().is_err());
-    region.reopen(ExtentId(0)).unwrap();
-    assert_eq!(version_of(SMALL, 3, &read(&region, 3).unwrap(), 1), 1);
 }
 
 #[test]

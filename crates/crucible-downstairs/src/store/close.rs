@@ -68,11 +68,10 @@ impl Inner {
         replace::recover(&*self.disk, id, self.mode, &self.geometry)?;
         let failed = |error: std::io::Error| StoreError::io(names::extent_path(id))(error);
         self.ensure_file(extent).map_err(failed)?;
-        let metadata = extent
-            .file()
-            .map_err(|error| error.to_string())
-            .and_then(|file| read_metadata(&**file, &self.layout))
-            .map_err(|reason| StoreError::Extent { extent: id, reason })?;
+        let metadata = {
+            let file = extent.file().map_err(failed)?;
+            read_metadata(&**file, &self.layout).map_err(|error| error.of_extent(id))?
+        };
         extent.pinned = false;
         extent.active = None;
         extent.metadata = metadata;

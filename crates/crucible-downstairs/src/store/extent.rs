@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crucible_protocol::layout::{
-    ActiveSlots, ExtentLayout, ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot, StoredContext,
+    ActiveSlots, ExtentLayout, ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot, StoredContext, names,
 };
 use crucible_protocol::{BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext};
 
+use super::StoreError;
 use super::contexts::{CachedContext, ContextCache};
 use super::direct::Placed;
 use super::error::io_error;
@@ -395,22 +396,42 @@ pub(super) fn write_tail(
     file.write_at(&slices, layout.bitmap().start)
 }
 
+/// Why an extent file has no metadata.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoMetadata {
+    /// The disk has failed: it says nothing about the file.
+    #[error("{0}")]
+    Io(io::Error),
+    /// The file is no extent.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl NoMetadata {
+    pub(super) fn of_extent(self, extent: ExtentId) -> StoreError {
+        match self {
+            Self::Io(error) => StoreError::io(names::extent_path(extent))(error),
+            Self::Wrong(reason) => StoreError::Extent { extent, reason },
+        }
+    }
+}
+
 /// Reads the metadata of an extent file after checking its length.
 pub(super) fn read_metadata(
     file: &dyn DiskFile,
     layout: &ExtentLayout,
-) -> Result<ExtentMetadata, String> {
-    let length = file.length().map_err(|error| error.to_string())?;
+) -> Result<ExtentMetadata, NoMetadata> {
+    let length = file.length().map_err(NoMetadata::Io)?;
     if length != layout.file_len() {
-        return Err(format!(
+        return Err(NoMetadata::Wrong(format!(
             "its file has {length} bytes where {} are expected",
             layout.file_len()
-        ));
+        )));
     }
     let mut bytes = [0; METADATA_LEN];
     file.read_at(&mut bytes, layout.metadata().start)
-        .map_err(|error| error.to_string())?;
-    ExtentMetadata::decode(&bytes).map_err(|error| error.to_string())
+        .map_err(NoMetadata::Io)?;
+    ExtentMetadata::decode(&bytes).map_err(|error| NoMetadata::Wrong(error.to_string()))
 }
 
 /// The data of these blocks as few slices: neighbours in memory become one.

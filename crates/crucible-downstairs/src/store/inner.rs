@@ -13,6 +13,7 @@ use crucible_protocol::{CrucibleError, ExtentId, Geometry, RegionDefinition};
 use super::extent::Extent;
 use super::journal::Journal;
 use super::region::{Mode, Options};
+use super::vet::Refusals;
 use crate::disk::{Access, Disk, DiskFile};
 
 /// A region that is open, without its thread.
@@ -37,6 +38,7 @@ pub(super) struct Inner {
     /// Where the search for something to let go of goes on.
     hand: AtomicUsize,
     pub(super) promoted: AtomicU64,
+    pub(super) refusals: Mutex<Refusals>,
     /// Keeps other processes out as long as it is open.
     _lock: Option<Arc<dyn DiskFile>>,
 }
@@ -79,6 +81,7 @@ impl Inner {
             direct_gate: RwLock::new(()),
             hand: AtomicUsize::new(0),
             promoted: AtomicU64::new(0),
+            refusals: Mutex::default(),
             _lock: lock,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Reading order: `region` (all that others see), `inner` (what its threads share), `io` (reads and writes), `extent`
 //! (one file and what of it is in memory), `contexts`, `pending`, `commit` (the way of a write to the disk), `direct`
-//! (a shorter one), `journal`, `open` and `recover` (after a crash), `close`, `replace`, `snapshot`, `create`,
-//! `promoted`, `tools`, `legacy`.
+//! (a shorter one), `journal`, `open` and `recover` (after a crash), `close`, `replace`, `vet` (whose copies are
+//! taken), `snapshot`, `create`, `promoted`, `tools`, `legacy`.
 //!
 //! # What lies in a region directory
 //!
@@ -96,6 +96,7 @@ mod region;
 mod replace;
 mod snapshot;
 mod tools;
+mod vet;
 mod worker;
 
 pub use error::StoreError;

@@ -137,7 +137,7 @@ fn metadata(inner: &Inner, extent: ExtentId) -> Result<ExtentMetadata, StoreErro
         .disk
         .open(&path, Access::Read)
         .map_err(StoreError::io(path))?;
-    read_metadata(&*file, &inner.layout).map_err(|reason| StoreError::Extent { extent, reason })
+    read_metadata(&*file, &inner.layout).map_err(|error| error.of_extent(extent))
 }
 
 /// Brings what the journal has into its place.
@@ -165,8 +165,7 @@ fn replay(inner: &mut Inner) -> Result<(), StoreError> {
         let path = names::extent_path(id);
         let failed = || StoreError::io(path.clone());
         let file = disk.open(&path, Access::Write).map_err(failed())?;
-        let found = read_metadata(&*file, &inner.layout)
-            .map_err(|reason| StoreError::Extent { extent: id, reason })?;
+        let found = read_metadata(&*file, &inner.layout).map_err(|error| error.of_extent(id))?;
         if plan.is_overtaken(&found.encode(), &inner.layout) {
             continue;
         }
@@ -186,8 +185,7 @@ fn check_in_place(inner: &Inner, sections: Vec<super::journal::Section>) -> Resu
         let path = names::extent_path(id);
         let failed = || StoreError::io(path.clone());
         let file = inner.disk.open(&path, Access::Read).map_err(failed())?;
-        let found = read_metadata(&*file, &inner.layout)
-            .map_err(|reason| StoreError::Extent { extent: id, reason })?;
+        let found = read_metadata(&*file, &inner.layout).map_err(|error| error.of_extent(id))?;
         let bytes: [u8; METADATA_LEN] = found.encode();
         if plan.is_overtaken(&bytes, &inner.layout) {
             continue;

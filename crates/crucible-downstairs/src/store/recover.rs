@@ -284,6 +284,36 @@ pub(super) fn first_misfit(
     Ok(None)
 }
 
+/// Whether a block was written and is what its context says.
+pub(super) fn is_good(
+    extent: &mut Extent,
+    block: u32,
+    geometry: &Geometry,
+    layout: &ExtentLayout,
+) -> io::Result<bool> {
+    let flushed = extent.load_active(layout)?.get(block);
+    let range = block..block.saturating_add(1);
+    let a = extent.read_slots(Slot::A, &range, layout)?;
+    let b = extent.read_slots(Slot::B, &range, layout)?;
+    let (Some(a), Some(b)) = (a.first(), b.first()) else {
+        return Err(out_of_range());
+    };
+    let place = layout.data(block, 1).ok_or_else(out_of_range)?;
+    let mut data = vec![0; geometry.block_size() as usize];
+    extent.file()?.read_at(&mut data, place.start)?;
+    let active = if extent.metadata.state.dirty {
+        match judge(a, b, &data, flushed) {
+            Judgement::Active(slot) => slot,
+            Judgement::Blank(_) | Judgement::Damaged => return Ok(false),
+        }
+    } else {
+        flushed.unwrap_or_default()
+    };
+    let slot = if active == Slot::B { b } else { a };
+    let written = matches!(StoredContext::decode(slot), Ok(Some(_)));
+    Ok(written && speaks_for(slot, &data))
+}
+
 /// Whether a slot is that of this block; an empty one, of a block that was never written.
 pub(super) fn speaks_for(slot: &[u8; SLOT_LEN], data: &[u8]) -> bool {
     match StoredContext::decode(slot) {

@@ -17,11 +17,9 @@ use crucible_protocol::layout::names::{self, EntryKind};
 use crucible_protocol::{CrucibleError, ExtentId, Geometry};
 
 use super::create::{kind, make_directory, sync_directory};
-use super::error::io_error;
-use super::extent::{Extent, read_metadata};
-use super::inner::Inner;
+use super::extent::read_metadata;
 use super::region::Mode;
-use super::{Region, StoreError, legacy, recover as recovery};
+use super::{Region, StoreError, legacy};
 use crate::disk::{Access, Disk, DiskFile, NodeKind};
 
 /// Which file of an extent.
@@ -130,7 +128,8 @@ impl Replacement {
     }
 
     /// Checks what came and puts it in place, durably. The extent stays closed. `RepairFilesInvalid` for files that are
-    /// no extent, and for one that has a block which is not what its context says.
+    /// no extent, and for one that has a block which is not what its context says; `vet` has the rules. `IoError` when
+    /// the disk here has failed.
     pub fn finish(mut self) -> Result<(), CrucibleError> {
         let region = Arc::clone(&self.region);
         let inner = region.inner();
@@ -163,7 +162,7 @@ impl Replacement {
         let file = disk
             .open(&path, Access::Read)
             .map_err(StoreError::io(path.clone()))?;
-        check(extent, file, inner)?;
+        inner.vet(extent, file)?;
         sync_directory(disk, &copy)?;
         // Nobody writes to the file that is about to go: the extent is closed and settled, and stays so meanwhile.
         let held = inner.hold(extent)?;
@@ -179,25 +178,6 @@ impl Replacement {
         sync_directory(disk, &names::extent_directory(extent))?;
         complete(disk, extent, &inner.geometry)?;
         Ok(())
-    }
-}
-
-/// Refuses a copy that its source has let go bad. One that is dirty may have blocks that a crash has torn: these are
-/// found again when it is opened, and are no surprise to anybody.
-fn check(id: ExtentId, file: Arc<dyn DiskFile>, inner: &Inner) -> Result<(), CrucibleError> {
-    let metadata =
-        read_metadata(&*file, &inner.layout).map_err(CrucibleError::RepairFilesInvalid)?;
-    if metadata.state.dirty {
-        return Ok(());
-    }
-    let mut copy = Extent::new(id, metadata);
-    copy.file = Some(file);
-    match recovery::first_misfit(&mut copy, &inner.geometry, &inner.layout) {
-        Ok(None) => Ok(()),
-        Ok(Some(block)) => Err(CrucibleError::RepairFilesInvalid(format!(
-            "block {block} of extent {id} is not what its context says: the source has a bad copy"
-        ))),
-        Err(error) => Err(io_error("read of the copy", &error)),
     }
 }
 
@@ -253,7 +233,7 @@ fn complete(disk: &dyn Disk, extent: ExtentId, geometry: &Geometry) -> Result<()
         let failed = || StoreError::io(source.clone());
         let file = disk.open(&source, Access::Write).map_err(failed())?;
         read_metadata(&*file, &ExtentLayout::new(geometry))
-            .map_err(|reason| StoreError::Extent { extent, reason })?;
+            .map_err(|error| error.of_extent(extent))?;
         file.sync_all().map_err(failed())?;
         drop(file);
         disk.rename(&source, &target).map_err(failed())?;
