@@ -8,9 +8,18 @@ use clap::{Args, Parser, Subcommand};
 /// Where the control server of `dsc start` listens, and where `dsc cmd` looks for it.
 pub const CONTROL: &str = "127.0.0.1:9998";
 
+const EXAMPLE: &str = "\
+Example: three regions of 1 GiB, served on 127.0.0.1:8810, :8820 and :8830 until Ctrl-C or `dsc cmd shutdown`
+
+    dsc create --block-size 4096 --extent-size 16384 --extent-count 16 --encrypted
+    dsc start &
+    dsc cmd state --cid 0
+    dsc cmd stop --cid 0
+    dsc cmd shutdown";
+
 /// Makes, starts and controls the region servers of a Crucible volume on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "dsc", version, disable_help_subcommand = true)]
+#[command(name = "dsc", version, disable_help_subcommand = true, after_help = EXAMPLE)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]

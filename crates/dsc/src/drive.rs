@@ -247,7 +247,12 @@ impl<'a> Supervisor<'a> {
                 line.push_str(&format!(", {reason}"));
             }
             if matches!(new.state, State::Failed | State::Error) {
-                line.push_str(&format!("; see {}", shown(&self.plan.seats[id].log)));
+                let log = &self.plan.seats[id].log;
+                let words = process::last_words(log).filter(|_| new.state == State::Failed);
+                match words {
+                    Some(words) => line.push_str(&format!(": {words} ({})", shown(log))),
+                    None => line.push_str(&format!("; see {}", shown(log))),
+                }
             }
             if let Some(at) = self.fleet.children()[id].launch_at() {
                 let ms = at.since(self.clock.now()).as_nanos() / 1_000_000;

@@ -51,16 +51,16 @@ fn text(error: impl std::fmt::Display) -> String {
 fn create(args: &CreateArgs) -> Result<(), String> {
     let plan = Plan::new(args, own_path().as_deref()).map_err(text)?;
     let shape = Shape::new(args).map_err(text)?;
-    check(&plan, std::net::Ipv4Addr::LOCALHOST.into())?;
+    process::check_program(&plan.ds_bin)?;
     if args.cleanup {
+        check_ports(&plan, std::net::Ipv4Addr::LOCALHOST.into())?;
         regions::clean(&plan).map_err(text)?;
     }
     make_regions(&plan, shape)
 }
 
-/// What must hold before anything is touched: a program to start, and nobody who serves these regions already.
-fn check(plan: &Plan, bind: std::net::IpAddr) -> Result<(), String> {
-    process::check_program(&plan.ds_bin)?;
+/// Before regions are removed or served: whether nobody serves them already.
+fn check_ports(plan: &Plan, bind: std::net::IpAddr) -> Result<(), String> {
     for seat in &plan.seats {
         process::check_port(bind, seat.port)?;
     }
@@ -106,7 +106,8 @@ fn start(args: &StartArgs) -> Result<(), String> {
         return Err(PlanError::CleanupWithoutCreate.to_string());
     }
     let plan = Plan::new(create_args, own_path().as_deref()).map_err(text)?;
-    check(&plan, args.bind)?;
+    process::check_program(&plan.ds_bin)?;
+    check_ports(&plan, args.bind)?;
     let control = std::net::TcpListener::bind(args.control).map_err(|error| {
         let control = args.control;
         format!("--control {control}: {error}; is another dsc running there?")

@@ -1,7 +1,7 @@
 //! One child process: how it is started, what it gets told, where its output goes, and that it does not outlive us.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -105,6 +105,22 @@ pub fn check_port(bind: IpAddr, port: u16) -> Result<(), String> {
         )),
         Err(error) => Err(format!("{address}: {error}")),
     }
+}
+
+/// Bytes at the end of a log among which its last line is looked for.
+const TAIL: u64 = 4096;
+
+/// The last line that a child printed, if it printed any.
+pub fn last_words(log: &Path) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(last.trim().to_owned())
 }
 
 /// Starts a region server. Must be called on a thread that lives as long as the child is to.
@@ -231,6 +247,21 @@ mod tests {
         let text = check_program(&plain).unwrap_err();
         assert!(text.contains("not executable"), "{text}");
         check_program(Path::new("/bin/sh")).unwrap();
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_is_what_was_said_last() {
+        let path = std::env::temp_dir().join(format!("dsc-log-{}", std::process::id()));
+        let said = |text: &str| {
+            fs::write(&path, text).unwrap();
+            last_words(&path)
+        };
+        assert_eq!(said("").as_deref(), None);
+        assert_eq!(said("one\n two \n\n").as_deref(), Some("two"));
+        let long = "x".repeat(10_000);
+        assert_eq!(said(&long).map(|line| line.len()), Some(4096));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(last_words(&path), None);
     }
 
     #[test]

@@ -247,7 +247,10 @@ fn a_child_that_ends_by_itself_has_failed_and_its_log_is_named() {
         user.types("start -c 0");
         user.waits("state -c 0", "failed");
     });
-    assert!(notices.contains("failed, exit code 3; see "), "{notices}");
+    assert!(
+        notices.contains("failed, exit code 3: cannot serve this (") && notices.contains(".txt)"),
+        "{notices}"
+    );
 }
 
 #[test]
