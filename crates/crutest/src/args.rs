@@ -9,9 +9,19 @@ use uuid::Uuid;
 
 use crate::core::Kind;
 
+const EXAMPLE: &str = "\
+Example, with the three region servers of `dsc start --create` (each activation needs a higher generation):
+
+    crutest fill     --dsc 127.0.0.1:9998 --gen 1 --verify-out log.json
+    crutest generic  --dsc 127.0.0.1:9998 --gen 2 --verify-in log.json --verify-out log.json --count 10000
+    crutest verify   --dsc 127.0.0.1:9998 --gen 3 --verify-in log.json
+    crutest rand-read -t 127.0.0.1:8810 -t 127.0.0.1:8820 -t 127.0.0.1:8830 --gen 4 --io-depth 32 --time 10
+
+Ends with 0 if everything succeeded and all data was right, with 1 if not, with 2 for a wrong command line.";
+
 /// Exercises, verifies and measures a Crucible volume.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "crutest", version, disable_help_subcommand = true)]
+#[command(name = "crutest", version, disable_help_subcommand = true, after_help = EXAMPLE)]
 pub struct Arguments {
     /// What to do with the volume.
     #[command(subcommand)]
@@ -25,7 +35,7 @@ pub struct Arguments {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The volume")]
 pub struct VolumeOptions {
-    /// A region server; stands three times. Without it and --vcr, the region servers of --dsc
+    /// A region server; stands three times. Without it and --vcr, those of --dsc
     #[arg(short, long, global = true, value_name = "IP:PORT")]
     pub target: Vec<SocketAddr>,
     /// The key of an encrypted volume: 32 bytes in base64
@@ -42,6 +52,7 @@ pub struct VolumeOptions {
     pub generation: Option<u64>,
     /// A volume construction request (JSON) instead of --target
     #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["target", "key"])]
+    #[arg(alias = "vcr-file")]
     pub vcr: Option<PathBuf>,
     /// The volume's id; without it a new one
     #[arg(long, global = true, value_name = "UUID")]
@@ -81,7 +92,8 @@ pub struct Options {
     /// Which volume.
     #[command(flatten)]
     pub volume: VolumeOptions,
-    /// The control server of `dsc start`, for workloads that stop and start region servers
+    /// The control server of `dsc start`, for workloads that stop and start region servers, and in place of --target:
+    /// then the volume is made of all its region servers, three after three
     #[arg(
         long,
         global = true,
@@ -105,7 +117,7 @@ pub struct Options {
     pub io_depth: Option<usize>,
     /// Size of an operation: in blocks, or with a unit (4k, 1m, 512b) in bytes
     #[arg(long, global = true, value_name = "SIZE", help_heading = "The work")]
-    #[arg(value_parser = IoSize::parse)]
+    #[arg(value_parser = IoSize::parse, alias = "io-size-in-blocks")]
     pub io_size: Option<IoSize>,
     /// Stop after so many seconds; rand-read and rand-write take 10 if there is no --count either
     #[arg(long, global = true, value_name = "SECONDS", help_heading = "The work")]
@@ -210,6 +222,14 @@ pub struct Replacement {
     pub replacement: SocketAddr,
 }
 
+/// What comes before a measurement.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct First {
+    /// Write all blocks first
+    #[arg(long)]
+    pub fill: bool,
+}
+
 /// What to do with the volume.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Workload {
@@ -248,9 +268,9 @@ pub enum Workload {
     /// One write, one flush, one read
     One,
     /// Random reads of one size, as many as possible
-    RandRead,
+    RandRead(First),
     /// Random writes of one size, as many as possible
-    RandWrite,
+    RandWrite(First),
     /// Stop a region server for long, start it, wait for its repair; needs --dsc
     Repair,
     /// Stop a region server for a moment, start it, wait for the replay; needs --dsc
@@ -289,8 +309,8 @@ impl Workload {
             Self::Generic => Kind::Generic,
             Self::GenericRead => Kind::GenericRead,
             Self::One => Kind::One,
-            Self::RandRead => Kind::RandRead,
-            Self::RandWrite => Kind::RandWrite,
+            Self::RandRead(_) => Kind::RandRead,
+            Self::RandWrite(_) => Kind::RandWrite,
             Self::Span => Kind::Span,
             Self::Verify => Kind::Verify,
             Self::Wfr => Kind::Wfr,
@@ -302,6 +322,14 @@ impl Workload {
             | Self::ReplaceBeforeActive(_)
             | Self::ReplaceReconcile(_) => return None,
         })
+    }
+
+    /// Whether all blocks are to be written before it.
+    pub const fn fills_first(&self) -> bool {
+        matches!(
+            self,
+            Self::RandRead(First { fill: true }) | Self::RandWrite(First { fill: true })
+        )
     }
 
     /// As it is typed.
@@ -370,6 +398,8 @@ mod tests {
             Some(7)
         );
         assert_eq!(parse("one -c 7").unwrap().options.count, Some(7));
+        assert!(parse("rand-read --fill").unwrap().workload.fills_first());
+        assert!(!parse("rand-write").unwrap().workload.fills_first());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::args::VolumeOptions;
 use crate::core::Field;
-use crate::dsc::Dsc;
+use crate::dsc::{Dsc, RegionInfo};
 
 /// After so long a user is told what activation waits for, and then again.
 const TELL_AFTER: Duration = Duration::from_secs(3);
@@ -45,35 +45,102 @@ pub fn attach(options: &VolumeOptions, dsc: Option<&Dsc>) -> Result<Attachment, 
             generation: options.generation.or(highest).unwrap_or(1),
         });
     }
-    let targets = match (options.target.as_slice(), dsc) {
-        ([], Some(dsc)) => dsc
-            .ports()?
-            .into_iter()
-            .take(3)
-            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-            .collect(),
-        (targets, _) => targets.to_vec(),
+    let sets = match (options.target.as_slice(), dsc) {
+        ([], Some(dsc)) => sets(&dsc.ports()?)?,
+        (targets, _) => vec![three(targets)?],
     };
-    let targets: [SocketAddr; 3] = targets.try_into().map_err(|found: Vec<SocketAddr>| {
-        format!(
-            "three region servers are needed, found {}: give --target three times, or --vcr, or --dsc",
-            found.len()
-        )
-    })?;
-    let mut opts = CrucibleOpts::new(options.id.unwrap_or_else(Uuid::new_v4), targets);
+    let generation = options.generation.unwrap_or(1);
+    let volume = match (sets.as_slice(), dsc) {
+        ([targets], _) => {
+            let opts = opts_for(options, 0, *targets);
+            let setup = Setup::new(&opts, None, generation);
+            let setup = setup.map_err(|error| as_typed(&error.to_string()))?;
+            Volume::region(setup).map_err(|error| as_typed(&error.to_string()))?
+        }
+        (sets, Some(dsc)) => {
+            let request = chain_of(options, sets, dsc.region_info()?, generation);
+            Volume::build(&request).map_err(|error| as_typed(&error.to_string()))?
+        }
+        (_, None) => return Err(wrong_count(options.target.len())),
+    };
+    Ok(Attachment { volume, generation })
+}
+
+/// The region servers of dsc, three by three; one or two that are left over are spare ones.
+fn sets(ports: &[u16]) -> Result<Vec<[SocketAddr; 3]>, String> {
+    let (sets, _spare) = ports.as_chunks::<3>();
+    if sets.is_empty() {
+        return Err(wrong_count(ports.len()));
+    }
+    let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    Ok(sets.iter().map(|ports| ports.map(at)).collect())
+}
+
+fn three(targets: &[SocketAddr]) -> Result<[SocketAddr; 3], String> {
+    targets.try_into().map_err(|_| wrong_count(targets.len()))
+}
+
+fn wrong_count(found: usize) -> String {
+    format!(
+        "three region servers are needed, found {found}: give --target three times, or --vcr, or --dsc"
+    )
+}
+
+/// What was typed, for one set of region servers.
+fn opts_for(options: &VolumeOptions, place: usize, targets: [SocketAddr; 3]) -> CrucibleOpts {
+    // Each set is a volume of its own for its region servers.
+    let id = options.id.filter(|_| place == 0);
+    let mut opts = CrucibleOpts::new(id.unwrap_or_else(Uuid::new_v4), targets);
     opts.lossy = options.lossy;
     opts.flush_timeout = options.flush_timeout;
     opts.key.clone_from(&options.key);
     opts.cert_pem.clone_from(&options.cert_pem);
     opts.key_pem.clone_from(&options.key_pem);
     opts.root_cert_pem.clone_from(&options.root_cert_pem);
-    opts.control = options.control;
+    // Two cannot answer at one address.
+    opts.control = options.control.filter(|_| place == 0);
     opts.read_only = options.read_only;
     opts.degraded_activation = options.degraded_activation;
-    let generation = options.generation.unwrap_or(1);
-    let setup = Setup::new(&opts, None, generation).map_err(|error| error.to_string())?;
-    let volume = Volume::region(setup).map_err(|error| error.to_string())?;
-    Ok(Attachment { volume, generation })
+    opts
+}
+
+/// Several sets one after the other.
+fn chain_of(
+    options: &VolumeOptions,
+    sets: &[[SocketAddr; 3]],
+    region: RegionInfo,
+    generation: u64,
+) -> VolumeConstructionRequest {
+    let part = |(place, targets): (usize, &[SocketAddr; 3])| VolumeConstructionRequest::Region {
+        block_size: region.block_size,
+        blocks_per_extent: region.blocks_per_extent,
+        extent_count: region.extent_count,
+        opts: opts_for(options, place, *targets),
+        generation,
+    };
+    VolumeConstructionRequest::Volume {
+        id: Uuid::new_v4(),
+        block_size: region.block_size,
+        sub_volumes: sets.iter().enumerate().map(part).collect(),
+        read_only_parent: None,
+    }
+}
+
+/// An error about a field of the options, about the flag that it came from.
+fn as_typed(error: &str) -> String {
+    let fields = [
+        ("opts.target: ", "--target: "),
+        ("opts.flush_timeout: ", "--flush-timeout: "),
+        ("opts.key: ", "--key: "),
+        ("opts: ", "--cert-pem, --key-pem, --root-cert-pem: "),
+        ("gen: ", "--gen: "),
+    ];
+    for (field, flag) in fields {
+        if let Some((_, what)) = error.split_once(field) {
+            return format!("{flag}{what}");
+        }
+    }
+    error.to_owned()
 }
 
 /// Activates, and tells `notice` what it waits for when it takes long. `stop` gives up.
@@ -208,4 +275,79 @@ pub fn is_stable(insight: &Insight) -> bool {
             .all(|state: &crucible_upstairs::core::JobState| state.is_finished())
     };
     all_active(insight) && insight.work.iter().all(|job| idle(&job.states))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Arguments;
+
+    fn options(line: &str) -> VolumeOptions {
+        let words = ["crutest", "one"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        Arguments::try_parse_from(words).unwrap().options.volume
+    }
+
+    fn refused(line: &str) -> String {
+        attach(&options(line), None).unwrap_err()
+    }
+
+    #[test]
+    fn region_servers_go_three_by_three_and_the_rest_is_spare() {
+        let ports = |count: u16| (0..count).map(|at| 100 + 10 * at).collect::<Vec<_>>();
+        let found = |count| sets(&ports(count)).map(|sets| sets.len());
+        assert_eq!(found(3), Ok(1));
+        assert_eq!(found(4), Ok(1));
+        assert_eq!(found(7), Ok(2));
+        assert_eq!(
+            sets(&ports(6)).unwrap()[1].map(|address| address.port()),
+            [130, 140, 150]
+        );
+        assert!(found(2).unwrap_err().contains("found 2"));
+    }
+
+    #[test]
+    fn several_sets_are_one_volume_and_each_has_an_id_of_its_own() {
+        let options = options("--id 11111111-2222-3333-4444-555555555555 --control 127.0.0.1:7777");
+        let region = RegionInfo {
+            block_size: 512,
+            blocks_per_extent: 8,
+            extent_count: 4,
+        };
+        let sets = sets(&[1, 2, 3, 4, 5, 6]).unwrap();
+        let request = chain_of(&options, &sets, region, 9);
+        request.validate().unwrap();
+        let regions = request.regions();
+        let [(first, 9), (second, 9)] = regions[..] else {
+            panic!("{regions:?}");
+        };
+        assert_eq!(Some(first.id), options.id);
+        assert_ne!(first.id, second.id);
+        assert!(first.control.is_some() && second.control.is_none());
+        assert_eq!(second.target[0].port(), 4);
+    }
+
+    #[test]
+    fn what_is_wrong_is_called_by_its_flag() {
+        let three = "-t 127.0.0.1:1 -t 127.0.0.1:2 -t 127.0.0.1:3";
+        for (line, start) in [
+            (format!("{three} -k short"), "--key: the key is not"),
+            (
+                "-t 127.0.0.1:1 -t 127.0.0.1:2 -t 127.0.0.1:2".to_owned(),
+                "--target: 127.0.0.1:2 is named twice",
+            ),
+            (format!("{three} --flush-timeout 0"), "--flush-timeout: "),
+            (
+                format!("{three} --cert-pem x"),
+                "--cert-pem, --key-pem, --root-cert-pem: key_pem is missing",
+            ),
+            ("-t 127.0.0.1:1".to_owned(), "three region servers"),
+        ] {
+            let text = refused(&line);
+            assert!(text.starts_with(start), "{text}");
+        }
+    }
 }

@@ -3,12 +3,24 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a state is asked for.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The shape of each region that dsc serves.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct RegionInfo {
+    /// In bytes.
+    pub block_size: u64,
+    /// In blocks.
+    pub blocks_per_extent: u64,
+    /// How many.
+    pub extent_count: u32,
+}
 
 /// A client of the control server.
 #[derive(Clone, Debug)]
@@ -40,7 +52,7 @@ impl Dsc {
             .agent
             .get(format!("{}{path}", self.server))
             .call()
-            .map_err(|error| at(&error))?;
+            .map_err(|error| at(&format!("{error}; is `dsc start` running there?")))?;
         let body = response
             .body_mut()
             .read_to_string()
@@ -63,6 +75,12 @@ impl Dsc {
         } else {
             Err(at(&response.status()))
         }
+    }
+
+    /// The shape of each region.
+    pub fn region_info(&self) -> Result<RegionInfo, String> {
+        serde_json::from_value(self.get("/regioninfo")?)
+            .map_err(|error| format!("dsc at {}/regioninfo: {error}", self.server))
     }
 
     /// The ports of all region servers, in order.

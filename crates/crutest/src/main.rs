@@ -3,31 +3,18 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use crutest::args::Arguments;
-use crutest::session;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-use tracing_subscriber::EnvFilter;
+use crutest::{program, session};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one does not wait for an orderly end.
-        let twice = flag::register_conditional_shutdown(signal, 1, stop.clone());
-        if let Err(error) = twice.and_then(|_| flag::register(signal, stop.clone())) {
-            return complain(&error.to_string());
-        }
-    }
+    program::start_log();
+    let stop = match program::stop_flag() {
+        Ok(stop) => stop,
+        Err(error) => return complain(&error.to_string()),
+    };
     let outcome = match session::run(&arguments, &stop) {
         Ok(outcome) => outcome,
         Err(reason) => return complain(&reason),

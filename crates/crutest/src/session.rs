@@ -160,6 +160,9 @@ impl Session<'_> {
         if self.options.verify_at_start {
             self.plain("verify at start", Kind::Verify)?;
         }
+        if workload.fills_first() && !self.is_over() {
+            self.fill_first()?;
+        }
         if self.is_over() {
             return Ok(());
         }
@@ -204,12 +207,7 @@ impl Session<'_> {
             self.voice
                 .notice("nothing is known of any block; --verify-in would tell");
         }
-        if self.options.volume.read_only && kind.writes() {
-            return Err(format!(
-                "{} writes, and --read-only forbids it",
-                kind.name()
-            ));
-        }
+        self.refuse_writes(kind)?;
         let demand = self.demand(field)?;
         let depth = self.options.io_depth.unwrap_or_else(|| kind.depth()).max(1);
         let goes_on = matches!(kind, Kind::RandRead | Kind::RandWrite) && demand.count.is_none();
@@ -227,6 +225,39 @@ impl Session<'_> {
         let mut steps = kind.steps(field, demand);
         let tally = self.run_steps(name, &mut steps, &run);
         self.add(name, depth, &tally);
+        Ok(())
+    }
+
+    /// All blocks, as fast as it goes: what is said of the measurement that follows is not meant for this.
+    fn fill_first(&mut self) -> Result<(), String> {
+        let kind = Kind::FastFill;
+        self.refuse_writes(kind)?;
+        let demand = Demand {
+            seed: self.seed,
+            count: None,
+            io_blocks: None,
+        };
+        let run = Run {
+            depth: kind.depth(),
+            until: None,
+            stop: self.stop,
+            stop_at_mismatch: true,
+            final_flush: true,
+        };
+        let name = "fill first";
+        let mut steps = kind.steps(self.engine.field(), demand);
+        let tally = self.run_steps(name, &mut steps, &run);
+        self.add(name, run.depth, &tally);
+        Ok(())
+    }
+
+    fn refuse_writes(&self, kind: Kind) -> Result<(), String> {
+        if self.options.volume.read_only && kind.writes() {
+            return Err(format!(
+                "{} writes, and --read-only forbids it",
+                kind.name()
+            ));
+        }
         Ok(())
     }
 

@@ -46,7 +46,8 @@ impl Trouble<'_> {
             .ok_or_else(|| "this workload stops region servers: give --dsc IP:PORT".to_owned())
     }
 
-    fn targets(&self) -> Result<[SocketAddr; 3], String> {
+    /// All region servers, set by set.
+    fn targets(&self) -> Result<Vec<SocketAddr>, String> {
         targets(self.engine.volume())
     }
 
@@ -137,8 +138,8 @@ impl Trouble<'_> {
         let targets = self.targets()?;
         let mut draws = Draws::new(self.seed);
         self.laps(|trouble, lap| {
-            let victim = draws.below(3) as usize;
-            let cid = dsc.find(targets[victim])?;
+            let victim = targets[draws.below(targets.len() as u64) as usize];
+            let cid = dsc.find(victim)?;
             let stop = trouble.stop;
             let before = counters(trouble.engine.volume(), victim);
             let tally = trouble.under_load(lap, Some(GENTLE_PAUSE), |volume| {
@@ -156,10 +157,7 @@ impl Trouble<'_> {
             } else {
                 "had missed nothing"
             };
-            notice(&format!(
-                "lap {lap}: {} was away and {how}",
-                targets[victim]
-            ));
+            notice(&format!("lap {lap}: {victim} was away and {how}"));
             Ok(tally)
         })
     }
@@ -170,21 +168,24 @@ impl Trouble<'_> {
         let targets = self.targets()?;
         let mut draws = Draws::new(self.seed);
         self.laps(|trouble, lap| {
-            let victim = draws.below(3) as usize;
-            let cid = dsc.find(targets[victim])?;
+            let victim = targets[draws.below(targets.len() as u64) as usize];
+            let cid = dsc.find(victim)?;
             let stop = trouble.stop;
             let before = counters(trouble.engine.volume(), victim);
             let tally = trouble.under_load(lap, None, |volume| {
                 dsc.stop(cid)?;
                 let given_up = |insight: &crucible_upstairs::store::Insight| {
-                    let state = insight.status.replicas.get(victim).map(|r| r.state);
-                    matches!(
-                        state,
-                        Some(ReplicaState::Connecting {
-                            mode: Mode::Faulted,
-                            ..
-                        })
-                    )
+                    let mut replicas = insight.status.replicas.iter();
+                    replicas.all(|replica| {
+                        replica.address != victim
+                            || matches!(
+                                replica.state,
+                                ReplicaState::Connecting {
+                                    mode: Mode::Faulted,
+                                    ..
+                                }
+                            )
+                    })
                 };
                 wait_until(volume, PATIENCE, stop, "it is given up", given_up)?;
                 dsc.start(cid)?;
@@ -192,8 +193,7 @@ impl Trouble<'_> {
             })?;
             let after = counters(trouble.engine.volume(), victim);
             notice(&format!(
-                "lap {lap}: {} was away and repaired: {} extents copied, {} found equal",
-                targets[victim],
+                "lap {lap}: {victim} was away and repaired: {} extents copied, {} found equal",
                 after.2 - before.2,
                 after.3 - before.3,
             ));
@@ -205,8 +205,7 @@ impl Trouble<'_> {
     pub fn replace(&mut self, spare: SocketAddr, notice: Notice<'_>) -> Result<Vec<Tally>, String> {
         let mut spare = spare;
         self.laps(|trouble, lap| {
-            let targets = trouble.targets()?;
-            let old = targets[(lap % 3) as usize];
+            let old = in_turn(&trouble.targets()?, lap);
             let new = std::mem::replace(&mut spare, old);
             let stop = trouble.stop;
             let tally = trouble.under_load(lap, None, |volume| {
@@ -227,7 +226,7 @@ impl Trouble<'_> {
         let dsc = self.dsc()?.clone();
         let mut spare = spare;
         self.laps(|trouble, lap| {
-            let old = trouble.targets()?[(lap % 3) as usize];
+            let old = in_turn(&trouble.targets()?, lap);
             let new = std::mem::replace(&mut spare, old);
             let cid = dsc.find(old)?;
             let stop = trouble.stop;
@@ -260,8 +259,8 @@ impl Trouble<'_> {
         let mut spare = spare;
         self.laps(|trouble, lap| {
             let targets = trouble.targets()?;
-            let late = targets[(lap % 3) as usize];
-            let old = targets[((lap + 1) % 3) as usize];
+            let late = in_turn(&targets, lap);
+            let old = beside(&targets, lap);
             let new = std::mem::replace(&mut spare, old);
             let cid = dsc.find(late)?;
             let stop = trouble.stop;
@@ -336,19 +335,33 @@ fn replace(
     }
 }
 
-/// The three region servers of the first part of a volume.
-fn targets(volume: &Volume) -> Result<[SocketAddr; 3], String> {
+/// The region servers of a volume, three by three.
+fn targets(volume: &Volume) -> Result<Vec<SocketAddr>, String> {
     let insights = block_on(volume.insights());
-    let first = insights.first();
-    let insight = first.ok_or("this workload needs a volume on region servers")?;
-    Ok(insight.status.replicas.each_ref().map(|r| r.address))
+    let replicas = insights.iter().flat_map(|insight| &insight.status.replicas);
+    let targets: Vec<SocketAddr> = replicas.map(|replica| replica.address).collect();
+    if targets.is_empty() {
+        return Err("this workload needs a volume on region servers".to_owned());
+    }
+    Ok(targets)
+}
+
+/// Each lap another one. There is at least one set of three.
+fn in_turn(targets: &[SocketAddr], lap: u64) -> SocketAddr {
+    targets[(lap % targets.len() as u64) as usize]
+}
+
+/// The next one of the same three.
+fn beside(targets: &[SocketAddr], lap: u64) -> SocketAddr {
+    let place = (lap % targets.len() as u64) as usize;
+    targets[place - place % 3 + (place + 1) % 3]
 }
 
 /// Replays, repairs, extents copied, extents found equal.
-fn counters(volume: &Volume, replica: usize) -> (u64, u64, u64, u64) {
+fn counters(volume: &Volume, target: SocketAddr) -> (u64, u64, u64, u64) {
     let insights = block_on(volume.insights());
-    let first = insights.first();
-    let found = first.and_then(|insight| insight.status.replicas.get(replica));
+    let mut replicas = insights.iter().flat_map(|insight| &insight.status.replicas);
+    let found = replicas.find(|replica| replica.address == target);
     found.map_or((0, 0, 0, 0), |replica| {
         let counters = replica.counters;
         (
@@ -363,4 +376,23 @@ fn counters(volume: &Volume, replica: usize) -> (u64, u64, u64, u64) {
 /// Everything of several runs, one after the other.
 pub fn sum(tallies: Vec<Tally>) -> Tally {
     tallies.into_iter().fold(Tally::default(), Tally::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_go_through_all_sets_and_neighbours_are_of_one() {
+        let targets: Vec<SocketAddr> = (0..6)
+            .map(|at| SocketAddr::from(([127, 0, 0, 1], at)))
+            .collect();
+        let places = |pick: fn(&[SocketAddr], u64) -> SocketAddr| {
+            (0..7)
+                .map(|lap| pick(&targets, lap).port())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(places(in_turn), [0, 1, 2, 3, 4, 5, 0]);
+        assert_eq!(places(beside), [1, 2, 0, 4, 5, 3, 1]);
+    }
 }

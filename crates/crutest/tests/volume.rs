@@ -366,6 +366,37 @@ fn json_is_for_programs_and_a_construction_request_names_the_volume() {
 }
 
 #[test]
+fn all_region_servers_of_dsc_are_one_volume_three_after_three() {
+    let mut fleet = Fleet::new("sets", 7);
+    let control = fleet.control.clone();
+    let mut crutest = |words: &[&str]| {
+        fleet.generation += 10;
+        let output = Command::new(env!("CARGO_BIN_EXE_crutest"))
+            .args(words)
+            .args(["-k", KEY, "--dsc", &control])
+            .args(["-g", &fleet.generation.to_string()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let text = crutest(&["rand-read", "--fill", "-n", "300", "--verify-at-end"]);
+    assert!(
+        text.contains("768 blocks of 4096 bytes, extents of 32 blocks"),
+        "{text}"
+    );
+    assert!(text.contains("fill first: "), "{text}");
+    assert!(
+        text.contains("verified 768 blocks, 0 wrong, 0 of unknown content"),
+        "{text}"
+    );
+    crutest(&["span", "--verify-at-end"]);
+    // In each lap, any of the six is away.
+    let text = crutest(&["replay", "-n", "2", "--seed", "5"]);
+    assert!(text.contains("lap 2: "), "{text}");
+}
+
+#[test]
 fn the_console_takes_commands() {
     let mut fleet = Fleet::new("console", 3);
     let mut child = fleet

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -13,10 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use crutest::args::VolumeOptions;
 use crutest::attach::{self, Attachment};
 use crutest::copy::Copy;
+use crutest::program;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-use tracing_subscriber::EnvFilter;
 
 /// Copies an image into a Crucible volume, or a volume into an image.
 #[derive(Debug, Parser)]
@@ -75,11 +72,7 @@ struct Part {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    program::start_log();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -95,13 +88,7 @@ fn say(line: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one does not wait for an orderly end.
-        flag::register_conditional_shutdown(signal, 1, stop.clone())
-            .and_then(|_| flag::register(signal, stop.clone()))
-            .map_err(|error| error.to_string())?;
-    }
+    let stop = program::stop_flag().map_err(|error| error.to_string())?;
     // Before anybody else loses the volume to us.
     let (path, image) = match &arguments.direction {
         Direction::Read { image } => (image, File::create(image)),
