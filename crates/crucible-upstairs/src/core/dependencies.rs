@@ -45,6 +45,19 @@ impl DependencyMap {
         if start >= end {
             return Vec::new();
         }
+        // Mostly the blocks were touched as they are now, or not at all: then one look is enough.
+        match self.touched.range_mut(..end).next_back() {
+            Some((&from, touched)) if from == start && touched.end == end => {
+                touched.reads.push(id);
+                return touched.blocking.or(self.fence).into_iter().collect();
+            }
+            Some((_, touched)) if touched.end > start => {}
+            _ => {
+                let (blocking, reads) = (None, vec![id]);
+                self.enter(start, end, blocking, reads);
+                return self.fence.into_iter().collect();
+            }
+        }
         self.split_at(start);
         self.split_at(end);
         let mut waits = Vec::new();
@@ -65,16 +78,8 @@ impl DependencyMap {
             waits.extend(self.fence);
         }
         for (from, end) in gaps {
-            let blocking = None;
-            let reads = vec![id];
-            self.touched.insert(
-                from,
-                Touched {
-                    end,
-                    blocking,
-                    reads,
-                },
-            );
+            let (blocking, reads) = (None, vec![id]);
+            self.enter(from, end, blocking, reads);
         }
         sorted(waits)
     }
@@ -83,6 +88,21 @@ impl DependencyMap {
     pub(super) fn write(&mut self, id: JobId, start: u64, end: u64) -> Vec<JobId> {
         if start >= end {
             return Vec::new();
+        }
+        let (blocking, reads) = (Some(id), Vec::new());
+        // As for reads: one look.
+        match self.touched.range_mut(..end).next_back() {
+            Some((&from, touched)) if from == start && touched.end == end => {
+                let mut waits = Vec::new();
+                touched.waits(self.fence, &mut waits);
+                (touched.blocking, touched.reads) = (blocking, reads);
+                return sorted(waits);
+            }
+            Some((_, touched)) if touched.end > start => {}
+            _ => {
+                self.enter(start, end, blocking, reads);
+                return self.fence.into_iter().collect();
+            }
         }
         self.split_at(start);
         self.split_at(end);
@@ -98,16 +118,7 @@ impl DependencyMap {
         if gap || next < end {
             waits.extend(self.fence);
         }
-        let blocking = Some(id);
-        let reads = Vec::new();
-        self.touched.insert(
-            start,
-            Touched {
-                end,
-                blocking,
-                reads,
-            },
-        );
+        self.enter(start, end, blocking, reads);
         sorted(waits)
     }
 
@@ -132,6 +143,15 @@ impl DependencyMap {
         if self.fence == Some(id) {
             self.fence = None;
         }
+    }
+
+    fn enter(&mut self, start: u64, end: u64, blocking: Option<JobId>, reads: Vec<JobId>) {
+        let touched = Touched {
+            end,
+            blocking,
+            reads,
+        };
+        self.touched.insert(start, touched);
     }
 
     /// Makes `block` the border of two entries if it lies inside of one.
