@@ -568,6 +568,37 @@ fn reconnects_back_off_from_a_tenth_of_a_second_to_ten() {
 }
 
 #[test]
+fn a_peer_that_hangs_up_after_promotion_or_replay_is_not_dialed_in_a_storm() {
+    let mut before_use = World::new();
+    before_use.crash(2);
+    before_use.activate(1);
+    before_use.run();
+    for mut world in [before_use, World::active()] {
+        let begin = world.now;
+        let mut connections = 0;
+        while world.now.since(begin) < Span::from_secs(120) {
+            world.cut(0);
+            world.advance(Span::from_millis(10));
+            while world.links[0].as_ref().unwrap().not_before > world.now {
+                world.advance(Span::from_millis(10));
+            }
+            world.run();
+            let is_connected = matches!(
+                world.state(0),
+                ReplicaState::Active
+                    | ReplicaState::Connecting {
+                        step: Step::WaitQuorum | Step::LiveRepairReady,
+                        ..
+                    }
+            );
+            assert!(is_connected, "{:?}", world.state(0));
+            connections += 1;
+        }
+        assert!((15..=35).contains(&connections), "{connections} in 120 s");
+    }
+}
+
+#[test]
 fn news_of_an_old_link_means_nothing() {
     let mut world = World::active();
     let old = world.links[0].as_ref().unwrap().id;

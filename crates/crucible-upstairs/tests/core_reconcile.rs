@@ -237,6 +237,7 @@ fn two_of_three_reconcile_and_one_who_comes_meanwhile_is_repaired_later() {
     world.crash(2);
     world.replicas[0].set(0, 1);
     world.replicas[0].states[0] = state(1, 1, false);
+    world.replicas[1].states[1] = state(1, 1, false);
     let token = world.activate(2);
     reconciling(&mut world);
     world.restart(2);

@@ -1,7 +1,7 @@
 //! The volume comes and goes: who must be there, which generation may have it, and how it is let go.
 //! Spec: negotiation 2.3.
 
-use crucible_protocol::{ClientId, JobId};
+use crucible_protocol::{ClientId, ExtentState, JobId};
 use vm_types::{Moment, Span};
 
 use super::action::{Actions, Answer, VolumeError};
@@ -125,7 +125,7 @@ impl Upstairs {
         match who.count(|&ready| ready) {
             3 => Some(who),
             // Who was given up may have missed anything: of two of these, neither need be whole.
-            2 if step == Step::WaitQuorum => {
+            2 if step == Step::WaitQuorum && self.newcomer(&who).is_none() => {
                 let since = *self.activation.two_since.get_or_insert(self.now);
                 let wait = self.config.degraded_activation?;
                 (self.now.since(since) >= wait).then_some(who)
@@ -135,6 +135,20 @@ impl Upstairs {
                 None
             }
         }
+    }
+
+    /// One of these two who may lack what was flushed: it took the place of another, or nothing was ever written to
+    /// it and something was to the other. The third may be the only one that has everything, so that it is waited for.
+    pub(super) fn newcomer(&self, who: &PerClient<bool>) -> Option<ClientId> {
+        let is_blank = |client: &Client| {
+            let never = ExtentState::default();
+            client.extents.iter().all(|&state| state == never)
+        };
+        let ready = || self.clients.iter().filter(|client| who[client.id]);
+        let all_blank = ready().all(is_blank);
+        ready()
+            .find(|client| client.newcomer || (is_blank(client) && !all_blank))
+            .map(|client| client.id)
     }
 
     /// When two replicas have waited for the third long enough.
@@ -177,6 +191,7 @@ impl Upstairs {
             }
             let client = &mut self.clients[id];
             client.set_state(ReplicaState::Active);
+            client.newcomer = false;
             client.extents = Vec::new();
             client.suspects.clear();
             client.doubts.clear();

@@ -63,6 +63,11 @@ pub(super) struct Client {
     pub(super) extents: Vec<ExtentState>,
     /// Another will take its place, as soon as the others have what it has.
     pub(super) leaving: Option<Leaving>,
+    /// It took the place of another, or was never written to, and was not made whole since: it may lack what was
+    /// flushed.
+    pub(super) newcomer: bool,
+    /// Another region answered there, when it was dialed last: what it had is gone, or is somewhere else.
+    pub(super) is_elsewhere: bool,
     /// It says that another has taken over.
     pub(super) fenced: bool,
     /// What was sent over the present link.
@@ -180,6 +185,8 @@ impl Client {
             repair_address: None,
             extents: Vec::new(),
             leaving: None,
+            newcomer: false,
+            is_elsewhere: false,
             fenced: false,
             map: DependencyMap::default(),
             queue: BinaryHeap::new(),
@@ -241,6 +248,11 @@ impl Client {
                 ..
             }
         )
+    }
+
+    /// It has everything, but for what is kept for it here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_active() || (self.is_offline() && !self.is_elsewhere)
     }
 
     pub(super) fn is_at(&self, wanted: Step) -> bool {
@@ -429,7 +441,9 @@ impl Client {
         if let Some(leaving) = self.leaving.take() {
             self.address = leaving.new;
             self.region = None;
+            self.newcomer = true;
         }
+        self.is_elsewhere = false;
         self.fenced = false;
         self.jobs = 0;
         self.bytes = 0;

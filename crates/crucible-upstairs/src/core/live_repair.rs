@@ -16,6 +16,7 @@
 use crucible_protocol::{BlockIndex, ClientId, ExtentId, ExtentState, Geometry, JobId};
 
 use super::action::Actions;
+use super::client::Client;
 use super::clients::PerClient;
 use super::dispatch::last_extent;
 use super::jobs::{Job, Kind, Payload};
@@ -185,6 +186,7 @@ impl Upstairs {
         }
         let client = &mut self.clients[id];
         client.set_state(ReplicaState::Active);
+        client.newcomer = false;
         client.extent_limit = None;
         client.suspects.clear();
         client.doubts.clear();
@@ -205,9 +207,7 @@ impl Upstairs {
 
     /// When no whole replica is left, not even one that is away, there is nothing to copy from.
     fn fault_targets_without_source(&mut self, out: &mut Actions) {
-        let whole = self
-            .clients
-            .count(|client| client.is_active() || client.is_offline());
+        let whole = self.clients.count(Client::is_whole);
         for id in ClientId::ALL {
             if whole == 0 && self.clients[id].is_repairing() {
                 self.fault(id, "no whole replica is left to repair it from", out);

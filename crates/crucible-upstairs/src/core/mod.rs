@@ -7,7 +7,8 @@
 //! 2. The front door and the calling contract: [`Upstairs`].
 //! 3. What there is: `client` (one region server), `jobs` (what is kept for all three), `dependencies` (what a job
 //!    waits for), `latency`.
-//! 4. The life of a volume: `activation`, `negotiation`, `links` (loss, replay, giving up), `replace`.
+//! 4. The life of a volume: `activation`, `negotiation`, `links` (loss, replay, giving up), `replace`, `awaits` (what is
+//!    missing, and the way out).
 //! 5. The life of a job: `guest` (taken), `merge` (joined), `dispatch` (sent), `acks` (answered), `flush`, `reads`.
 //! 6. Making replicas equal: `reconcile` (before use), `live_repair` (during use), `rot` (what is bad is not copied).
 //!
@@ -22,6 +23,7 @@
 mod acks;
 mod action;
 mod activation;
+mod awaits;
 mod client;
 mod clients;
 mod config;

@@ -131,6 +131,7 @@ impl Upstairs {
     /// A region that does not fit: activation fails, with both sides named. Once the volume is active, the other
     /// replicas go on, and this one is asked again, in case that it is mended.
     fn mismatch(&mut self, from: ClientId, mismatch: Mismatch, out: &mut Actions) {
+        let is_elsewhere = matches!(mismatch, Mismatch::OtherRegion { .. });
         let error = VolumeError::Mismatch {
             client: from,
             address: self.clients[from].address,
@@ -139,6 +140,7 @@ impl Upstairs {
         if self.phase == Phase::Activating {
             self.stop(error, out);
         } else {
+            self.clients[from].is_elsewhere |= is_elsewhere;
             self.lose(from, error.to_string(), out);
         }
     }
@@ -157,6 +159,7 @@ impl Upstairs {
         self.geometry = Some(geometry);
         let client = &mut self.clients[from];
         client.region = Some(region);
+        client.is_elsewhere = false;
         if mode == Mode::Offline {
             return self.replay(from, out);
         }

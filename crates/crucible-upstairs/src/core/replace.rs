@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crucible_protocol::ClientId;
+use crucible_protocol::{ClientId, JobId};
 
 use super::action::{Actions, Answer, ReplaceResult, VolumeError};
-use super::client::Leaving;
+use super::client::{Client, Leaving};
 use super::event::Token;
 use super::jobs::Job;
 use super::latency::Latency;
@@ -55,60 +55,107 @@ impl Upstairs {
             }
             (Some(id), None) => id,
         };
-        for other in self.clients.iter().filter(|other| other.id != id) {
-            let busy = match other.state() {
-                ReplicaState::LiveRepair => true,
-                ReplicaState::Connecting { mode, .. } => mode != Mode::New,
-                ReplicaState::Active | ReplicaState::Idle => false,
-            };
-            if busy {
-                return refused(format!(
-                    "{} is not whole itself; wait until it is repaired",
-                    other.address
-                ));
-            }
-        }
         if self.phase == Phase::Deactivating {
             return Err(VolumeError::Deactivating);
         }
-        if self.clients.count(|client| client.leaving.is_some()) > 0 {
-            return match self.clients[id].leaving {
-                Some(leaving) if leaving.new == new => Ok(ReplaceResult::StartedAlready),
-                _ => refused("another replacement is about to begin".to_owned()),
-            };
+        if let Some((leaver, Leaving { new: next, .. })) = self.leaver() {
+            if leaver == id && next == new {
+                self.tell_of_leaver(id, out);
+                return Ok(ReplaceResult::StartedAlready);
+            }
+            let address = self.clients[leaver].address;
+            return refused(format!(
+                "{next} is about to take the place of {address}; wait for that"
+            ));
         }
+        self.check_the_others(id)
+            .map_err(VolumeError::ReplaceRefused)?;
         match self.jobs.newest_fence().map(|fence| fence.id) {
             Some(fence) if self.phase == Phase::Active => {
                 self.clients[id].leaving = Some(Leaving { new, fence });
                 self.finish_replacement(out);
-                if self.clients[id].leaving.is_some() {
-                    let reason = format!("{new} will take its place");
-                    let next = "it stays until the others have all that was flushed with its help";
-                    self.report(id, &reason, next, out);
-                }
+                self.tell_of_leaver(id, out);
             }
             _ => self.leave(id, new, out),
         }
         Ok(ReplaceResult::Started)
     }
 
-    /// Lets a replica go that is to be replaced, when the others have all that was flushed with its help: a flush
-    /// that two confirmed must not end up on one. Who is not whole itself may go at once.
-    pub(super) fn finish_replacement(&mut self, out: &mut Actions) {
-        let leaver = self
-            .clients
+    /// Whether the others can do without a replica, as far as one knows; else why not, and what can be done.
+    pub(super) fn check_the_others(&self, id: ClientId) -> Result<(), String> {
+        let others = || self.clients.iter().filter(|other| other.id != id);
+        let is_busy = |other: &Client| match other.state() {
+            ReplicaState::LiveRepair => true,
+            ReplicaState::Connecting { mode, .. } => mode != Mode::New,
+            ReplicaState::Active | ReplicaState::Idle => false,
+        };
+        let Some(busy) = others().find(|other| is_busy(other)) else {
+            return Ok(());
+        };
+        // When nobody is whole, nobody can be repaired before all three are there. What was flushed is on two of
+        // them, so that two will do, unless one of these two never had it.
+        let lacks = others().find(|other| other.newcomer || other.is_elsewhere);
+        match (self.clients.count(Client::is_whole), lacks) {
+            (0, None) => Ok(()),
+            (0, Some(other)) => Err(format!(
+                "it may be the only one that has what was flushed, since {} is not whole either; if it is gone for \
+                 good, deactivate the volume, replace it then, and activate the volume again",
+                other.address
+            )),
+            _ => Err(format!(
+                "{} is not whole itself; wait until it is repaired, or, if it is gone for good, deactivate the \
+                 volume, replace it then, and activate the volume again",
+                busy.address
+            )),
+        }
+    }
+
+    /// Who is about to be replaced.
+    fn leaver(&self) -> Option<(ClientId, Leaving)> {
+        self.clients
             .iter()
-            .find_map(|client| Some((client.id, client.leaving?)));
-        let Some((id, Leaving { new, fence })) = leaver else {
+            .find_map(|client| Some((client.id, client.leaving?)))
+    }
+
+    /// Says who will leave, and for whom it still stays.
+    fn tell_of_leaver(&self, id: ClientId, out: &mut Actions) {
+        let Some(Leaving { new, fence }) = self.clients[id].leaving else {
             return;
         };
-        let client = &self.clients[id];
-        let is_whole = client.is_active() || client.is_offline();
-        let others_have = self.clients.iter().all(|other| {
-            let finished = |job: &Job| job.slots[other.id].state.is_finished();
-            other.id == id || (other.is_active() && self.jobs.get(fence).is_none_or(finished))
-        });
-        if !is_whole || others_have {
+        let late: Vec<String> = self
+            .clients
+            .iter()
+            .filter(|other| other.id != id && !self.has_all_through(other, fence))
+            .map(|other| format!("{} ({})", other.address, other.state().name()))
+            .collect();
+        let next = format!(
+            "it stays until all that was flushed with its help is also on {}",
+            late.join(" and ")
+        );
+        self.report(id, &format!("{new} will take its place"), &next, out);
+    }
+
+    /// Whether a replica is in use and has done all up to a fence.
+    fn has_all_through(&self, client: &Client, fence: JobId) -> bool {
+        let finished = |job: &Job| job.slots[client.id].state.is_finished();
+        client.is_active() && self.jobs.get(fence).is_none_or(finished)
+    }
+
+    /// Lets a replica go that is to be replaced, when the others have all that was flushed with its help: a flush
+    /// that two confirmed must not end up on one. Who is not whole itself may go at once, and so may one in whose
+    /// place another region answers. While the volume is let go, all stay: the next activation dials the new one.
+    pub(super) fn finish_replacement(&mut self, out: &mut Actions) {
+        let Some((id, Leaving { new, fence })) = self.leaver() else {
+            return;
+        };
+        if self.phase != Phase::Active {
+            return;
+        }
+        let others_have = self
+            .clients
+            .iter()
+            .all(|other| other.id == id || self.has_all_through(other, fence));
+        if !self.clients[id].is_whole() || others_have {
             self.leave(id, new, out);
         }
     }
@@ -125,6 +172,7 @@ impl Upstairs {
         let synced_through = self.jobs.retired_through();
         let client = &mut self.clients[id];
         client.reset(synced_through);
+        client.newcomer = true;
         client.address = new;
         client.region = None;
         client.repair_address = None;

@@ -58,6 +58,8 @@ pub struct Upstairs {
     pub(super) live_repair: Option<LiveRepair>,
     /// A live repair that waits for a source.
     pub(super) stuck: Option<Stuck>,
+    /// What was said last about what is awaited.
+    pub(super) awaited: Option<String>,
     /// When requests that wait for region servers are looked at again.
     pub(super) patience_due: Option<Moment>,
     /// Requests wait for region servers, and that has been told.
@@ -101,6 +103,7 @@ impl Upstairs {
             reconciled: (0, 0),
             live_repair: None,
             stuck: None,
+            awaited: None,
             patience_due: None,
             waiting: false,
             failing: false,
@@ -270,12 +273,17 @@ impl Upstairs {
     /// Draws every conclusion of what happened, until nothing changes any more.
     fn settle(&mut self, out: &mut Actions) {
         self.tick(out);
+        let mut reviewed = false;
         for _ in 0..REVIEWS_MAX {
             self.give_up_laggards(out);
             if !std::mem::take(&mut self.changed) {
                 break;
             }
             self.review(out);
+            reviewed = true;
+        }
+        if reviewed {
+            self.tell_what_is_awaited(out);
         }
         self.relieve();
         for client in ClientId::ALL {

@@ -128,6 +128,11 @@ impl World {
         self.reports.clear();
     }
 
+    /// Forgets what was reported so far.
+    pub(crate) fn forget_reports(&mut self) {
+        self.reports.clear();
+    }
+
     pub(crate) fn token(&mut self) -> Token {
         let token = Token(self.next_token);
         self.next_token += 1;
