@@ -174,6 +174,9 @@ impl World {
             }
             Item::End => {
                 connection.node_open = false;
+                if connection.host.is_none() {
+                    connection.host_open = false; // Who only pretended does not wait for an answer.
+                }
                 if open {
                     self.note(|| format!("n{node} <- c{number} end"));
                     self.tell_node(node, ServerEvent::Closed(ConnectionId(number)));
@@ -255,8 +258,12 @@ impl World {
     /// What was held up may pass again.
     pub(crate) fn look_again(&mut self, machine: Machine) {
         for number in self.network.of(machine) {
-            self.at(Span::ZERO, What::Deliver(number, Way::Up));
-            self.at(Span::ZERO, What::Deliver(number, Way::Down));
+            for way in [Way::Up, Way::Down] {
+                let connection = self.network.connections.get_mut(&number);
+                if connection.is_some_and(|connection| !connection.pipe(way).items.is_empty()) {
+                    self.at(Span::ZERO, What::Deliver(number, way));
+                }
+            }
         }
     }
 }
