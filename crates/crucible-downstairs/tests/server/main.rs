@@ -12,6 +12,7 @@ mod cli;
 mod hostile;
 mod io;
 mod load;
+mod mixed;
 mod promotion;
 mod recordings;
 mod repair;
