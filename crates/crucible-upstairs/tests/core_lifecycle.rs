@@ -13,7 +13,7 @@ use core_world::{World, config, state};
 use crucible_protocol::{ClientId, Geometry, Message, SessionId, SessionKey, UpstairsId};
 use crucible_upstairs::core::{
     Action, Answer, Command, Event, LinkLoss, Mismatch, Mode, Phase, ReplicaState, Report, Request,
-    Step, VolumeError,
+    Step, Token, VolumeError,
 };
 use uuid::Uuid;
 use vm_types::{Moment, Span};
@@ -330,6 +330,52 @@ fn a_higher_generation_fences_at_once() {
     assert!(world.links.iter().all(Option::is_none));
     let read = world.read(0, 1);
     assert!(matches!(world.answer(read), Err(VolumeError::Stopped(_))));
+}
+
+/// Clients 0 and 1 of three are ready, and what the world has for 0 and says stays on its way.
+fn two_ready_and_one_of_them_silent() -> (World, Token) {
+    let mut config = config();
+    config.degraded_activation = Some(Span::ZERO);
+    let mut world = World::with(config);
+    world.crash(1);
+    world.crash(2);
+    let token = world.activate(1);
+    world.run();
+    assert_eq!(world.state(0), connecting(Mode::New, Step::WaitQuorum));
+    world.paused[0] = true;
+    world.restart(1);
+    world.advance(Span::from_secs(2));
+    (world, token)
+}
+
+#[test]
+fn what_a_replica_said_before_another_took_over_is_not_relied_on() {
+    let (mut world, token) = two_ready_and_one_of_them_silent();
+    assert!(!world.is_answered(token), "0 may have been taken over");
+    world.say(0, no_longer_active(9));
+    assert_eq!(
+        world.answer(token),
+        Err(VolumeError::TakenOver {
+            upstairs: Uuid::from_u128(7),
+            generation: Some(9),
+        })
+    );
+}
+
+#[test]
+fn one_that_is_silent_when_the_volume_is_about_to_be_used_is_left_out_after_seven_seconds() {
+    let (mut world, token) = two_ready_and_one_of_them_silent();
+    world.advance(Span::from_secs(6));
+    assert_ne!(world.state(0), connecting(Mode::New, Step::Reconcile));
+    let told = world.up.status().replicas[0].last_loss.clone().unwrap();
+    assert!(told.contains("the volume waits for it"), "{told}");
+    assert_eq!(world.state(1), connecting(Mode::New, Step::WaitQuorum));
+    world.restart(2);
+    world.advance(Span::from_secs(11));
+    assert!(matches!(world.answer(token), Ok(Answer::Activated(_))));
+    world.paused[0] = false;
+    world.advance(Span::from_secs(60));
+    assert!(world.all_active());
 }
 
 #[test]

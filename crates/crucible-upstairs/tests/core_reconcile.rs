@@ -257,3 +257,27 @@ fn two_of_three_reconcile_and_one_who_comes_meanwhile_is_repaired_later() {
     assert!(world.all_active());
     world.assert_equal();
 }
+
+#[test]
+fn one_who_came_too_late_takes_part_when_one_of_the_two_is_gone() {
+    let mut config = config();
+    config.degraded_activation = Some(Span::ZERO);
+    let mut world = World::with(config);
+    world.crash(2);
+    world.replicas[0].set(0, 1);
+    world.replicas[0].states[0] = state(1, 1, false);
+    world.replicas[1].states[1] = state(1, 1, false);
+    world.replicas[2].states[1] = state(1, 1, false);
+    let token = world.activate(2);
+    reconciling(&mut world);
+    world.restart(2);
+    world.paused = [true, true, false, false];
+    world.advance(Span::from_secs(2));
+    world.paused = [false; 4];
+    world.crash(1);
+    world.advance(Span::from_secs(5));
+    assert!(matches!(world.answer(token), Ok(Answer::Activated(_))));
+    assert_eq!(world.state(0), ReplicaState::Active);
+    assert_eq!(world.state(2), ReplicaState::Active);
+    assert_eq!(world.replicas[2].fill(0), 1);
+}

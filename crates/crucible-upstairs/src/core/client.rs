@@ -81,6 +81,8 @@ pub(super) struct Client {
     sent_through: JobId,
     /// Handed to the link since it was last drained, in bytes.
     handed: usize,
+    /// Pings that were sent over the present link and not answered.
+    pings: u32,
     /// Jobs that it has not finished, and their data.
     pub(super) jobs: usize,
     pub(super) bytes: usize,
@@ -194,6 +196,7 @@ impl Client {
             sent_bytes: 0,
             sent_through: JobId(0),
             handed: 0,
+            pings: 0,
             jobs: 0,
             bytes: 0,
             last_flush: None,
@@ -309,6 +312,7 @@ impl Client {
             ping: now.after(PING_INTERVAL),
         };
         self.handed = 0;
+        self.pings = 0;
         self.counters.connected += 1;
         self.set_step(Step::Start);
     }
@@ -354,6 +358,18 @@ impl Client {
     /// Sends at once. For the few messages that are not jobs.
     pub(super) fn say(&mut self, message: Message, out: &mut Actions) {
         self.hand(message, 64, out);
+    }
+
+    /// Asks whether it is there. How many answers are owed now.
+    pub(super) fn ping(&mut self, out: &mut Actions) -> u32 {
+        self.say(Message::Ruok, out);
+        self.pings = self.pings.saturating_add(1);
+        self.pings
+    }
+
+    /// It has answered one.
+    pub(super) const fn pong(&mut self) {
+        self.pings = self.pings.saturating_sub(1);
     }
 
     /// Hands a message of about `size` bytes to the link.
@@ -428,7 +444,7 @@ impl Client {
                 }
                 if *ping <= now {
                     *ping = now.after(PING_INTERVAL);
-                    self.say(Message::Ruok, out);
+                    self.ping(out);
                 }
                 None
             }

@@ -195,8 +195,12 @@ impl Upstairs {
     pub(super) fn give_up_laggards(&mut self, out: &mut Actions) {
         for id in ClientId::ALL {
             if self.mute_due(id).is_some_and(|due| due <= self.now) {
-                let reason = "nothing was heard for 7 s, though much waits for it".to_owned();
-                self.lose(id, reason, out);
+                let what = if self.is_unsure_of(id) {
+                    "the volume waits for it"
+                } else {
+                    "much waits for it"
+                };
+                self.lose(id, format!("nothing was heard for 7 s, though {what}"), out);
             }
             if self.clients[id].is_offline() && self.is_dispensable(id) {
                 let reason = format!(
@@ -222,7 +226,7 @@ impl Upstairs {
     /// When a replica that is about to hold the guest up is given up, unless it says something.
     fn mute_due(&self, id: ClientId) -> Option<Moment> {
         let client = &self.clients[id];
-        let holds_up = client.takes_jobs() && self.is_dispensable(id);
+        let holds_up = (client.takes_jobs() && self.is_dispensable(id)) || self.is_unsure_of(id);
         holds_up.then(|| client.mute_deadline()).flatten()
     }
 

@@ -14,7 +14,7 @@ impl Upstairs {
     /// Takes a message of the present link.
     pub(super) fn frame(&mut self, from: ClientId, message: Message, out: &mut Actions) {
         match message {
-            Message::Imok => return,
+            Message::Imok => return self.is_there(from, out),
             Message::YouAreNoLongerActive {
                 new_key,
                 new_generation,

@@ -7,6 +7,9 @@
 //! The source is stamped with the generation of this activation and a flush number that is then never used again: a
 //! replica that misses the first flush of the new session cannot look equal to those that have it, nor can one that
 //! was there when an earlier attempt broke off.
+//!
+//! Where all is equal already, each is asked once more whether it is there: one that another upstairs has taken over
+//! meanwhile does not answer, and what it said of itself before need not be true any more.
 
 use std::collections::VecDeque;
 
@@ -17,7 +20,7 @@ use crucible_protocol::{
 use super::action::{Actions, VolumeError};
 use super::clients::PerClient;
 use super::rot::blames_the_source;
-use super::status::{ReplicaState, Step};
+use super::status::{Mode, Phase, ReplicaState, Step};
 use super::upstairs::Upstairs;
 
 /// A reconciliation that is going on.
@@ -26,6 +29,8 @@ pub(super) struct Reconcile {
     who: PerClient<bool>,
     todo: VecDeque<Plan>,
     flight: Vec<Repair>,
+    /// Where nothing differs: how many pings each has still to answer.
+    unsure: PerClient<u32>,
     next: ReconciliationId,
     /// What the sources are stamped with.
     flush: u64,
@@ -121,26 +126,51 @@ impl Upstairs {
             }
         }
         self.reconciled = (0, todo.len() as u64);
-        if todo.is_empty() {
-            return self.become_active(who, out);
-        }
+        let mut unsure = PerClient::default();
         for id in ClientId::ALL.into_iter().filter(|&id| who[id]) {
             self.clients[id].set_step(Step::Reconcile);
+            if todo.is_empty() {
+                unsure[id] = self.clients[id].ping(out);
+            }
         }
-        Self::tell(
-            format!("{} extents differ: making them equal", todo.len()),
-            out,
-        );
-        self.activation.stamped = true;
+        if !todo.is_empty() {
+            let count = todo.len();
+            Self::tell(format!("{count} extents differ: making them equal"), out);
+            self.activation.stamped = true;
+        }
+        let flush = if todo.is_empty() {
+            0 // Nothing is stamped.
+        } else {
+            self.next_flush_number()
+        };
         self.reconcile = Some(Reconcile {
             who: who.clone(),
             todo,
             flight: Vec::new(),
+            unsure,
             next: ReconciliationId(0),
-            flush: self.next_flush_number(),
+            flush,
             generation: self.generation,
         });
         self.advance_reconciliation(out);
+    }
+
+    /// A ping was answered.
+    pub(super) fn is_there(&mut self, from: ClientId, out: &mut Actions) {
+        self.clients[from].pong();
+        if let Some(reconcile) = &mut self.reconcile
+            && reconcile.unsure[from] > 0
+        {
+            reconcile.unsure[from] -= 1;
+            self.advance_reconciliation(out);
+        }
+    }
+
+    /// Whether the volume is about to be used with it, and only waits for it to say that it is still there.
+    pub(super) fn is_unsure_of(&self, id: ClientId) -> bool {
+        self.reconcile
+            .as_ref()
+            .is_some_and(|reconcile| reconcile.unsure[id] > 0)
     }
 
     /// A replica has done a step.
@@ -214,7 +244,8 @@ impl Upstairs {
             let begun = self.reconcile_step(&mut reconcile, plan, Stage::Flush, out);
             reconcile.flight.push(begun);
         }
-        if reconcile.flight.is_empty() {
+        let is_sure = reconcile.unsure.count(|&pings| pings > 0) == 0;
+        if reconcile.flight.is_empty() && is_sure {
             self.become_active(&reconcile.who, out);
         } else {
             self.reconcile = Some(reconcile);
@@ -277,20 +308,49 @@ impl Upstairs {
     }
 
     /// One who took part is gone: all who took part begin anew. Extents that were left closed are opened by the
-    /// next promotion.
+    /// next promotion. Where nothing was done yet, the others stay where they were.
     pub(super) fn abort_reconciliation(&mut self, out: &mut Actions) {
         let Some(reconcile) = self.reconcile.take() else {
             return;
         };
+        let is_begun = self.reconciled.1 > 0;
         for id in ClientId::ALL.into_iter().filter(|&id| reconcile.who[id]) {
-            if matches!(
-                self.clients[id].state(),
-                ReplicaState::Connecting {
-                    step: Step::Reconcile,
-                    ..
-                }
-            ) {
+            if !self.clients[id].is_at(Step::Reconcile) {
+                continue;
+            }
+            if is_begun {
                 self.lose(id, "reconciliation begins anew".to_owned(), out);
+            } else {
+                self.clients[id].set_step(match self.phase {
+                    Phase::Activating => Step::WaitQuorum,
+                    _ => Step::LiveRepairReady,
+                });
+            }
+        }
+        self.readmit_latecomers();
+        self.changed = true;
+    }
+
+    /// Who came too late for an activation that two had begun takes part in the next attempt: one of the two may be
+    /// gone for good.
+    fn readmit_latecomers(&mut self) {
+        if self.phase != Phase::Activating {
+            return;
+        }
+        for client in self.clients.iter_mut() {
+            if let ReplicaState::Connecting {
+                mode: Mode::Faulted,
+                step,
+            } = client.state()
+            {
+                let step = match step {
+                    Step::LiveRepairReady => Step::WaitQuorum,
+                    other => other,
+                };
+                client.set_state(ReplicaState::Connecting {
+                    mode: Mode::New,
+                    step,
+                });
             }
         }
     }
