@@ -119,7 +119,7 @@ pub struct PerfArgs {
 /// The flags of `cmd`.
 #[derive(Clone, Debug, Args)]
 pub struct CmdArgs {
-    /// Where the control server is
+    /// Where the control server is; an address without http:// will do
     #[arg(
         long,
         global = true,

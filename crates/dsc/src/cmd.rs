@@ -19,7 +19,7 @@ enum Call {
 ///
 /// Errors: a text for the user.
 pub fn run(args: &CmdArgs) -> Result<String, String> {
-    let server = args.server.trim_end_matches('/');
+    let server = &url(&args.server);
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
         .http_status_as_error(false)
@@ -54,6 +54,16 @@ pub fn run(args: &CmdArgs) -> Result<String, String> {
     } else {
         format!("{}\n", plain(&value))
     })
+}
+
+/// An address is enough.
+fn url(server: &str) -> String {
+    let server = server.trim_end_matches('/');
+    if server.contains("://") {
+        server.to_owned()
+    } else {
+        format!("http://{server}")
+    }
 }
 
 fn call(command: ControlCommand) -> Call {
@@ -119,6 +129,12 @@ mod tests {
             plain(&json!({"block_size": 512, "extent_count": 3})),
             "block_size: 512\nextent_count: 3"
         );
+    }
+
+    #[test]
+    fn an_address_is_enough() {
+        assert_eq!(url("127.0.0.1:9998"), "http://127.0.0.1:9998");
+        assert_eq!(url("http://[::1]:1/"), "http://[::1]:1");
     }
 
     #[test]
