@@ -60,17 +60,21 @@ impl World {
         while let Some(event) = events.pop() {
             let mut out = Vec::new();
             self.fleet.handle(self.now, event, &mut out);
+            let mut never_was = None;
             for action in out {
                 match action {
                     Action::Launch(id, run) => {
                         assert!(!self.quit, "a launch after the end");
                         assert_eq!(self.alive[id.0], None, "two processes on one region");
                         if std::mem::take(&mut fails) {
+                            never_was = Some(id);
                             events.push(Event::LaunchFailed(id, run));
                         } else {
                             self.alive[id.0] = Some((run, None));
                         }
                     }
+                    // A restart and a random stop may come at the same moment.
+                    Action::Terminate(id) if never_was == Some(id) => {}
                     Action::Terminate(id) => match &mut self.alive[id.0] {
                         Some((_, asked @ None)) => *asked = Some(self.now),
                         other => panic!("asked twice or nobody: {other:?}"),

@@ -200,10 +200,12 @@ impl Child {
         Some(Order::Kill)
     }
 
-    /// It could not be launched.
+    /// It could not be launched. It may have been stopped in the moment in which it was to be launched.
     pub fn launch_failed(&mut self) {
-        if self.state == State::Starting {
+        if matches!(self.state, State::Starting | State::Stopping) {
             self.state = State::Error;
+            self.kill_at = None;
+            self.start_when_gone = false;
         }
     }
 

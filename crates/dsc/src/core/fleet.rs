@@ -461,6 +461,22 @@ mod tests {
     }
 
     #[test]
+    fn a_launch_that_fails_while_it_is_stopped_leaves_nothing_to_wait_for() {
+        let mut rig = Rig::new(1);
+        rig.run_all();
+        rig.send(Event::RestartAll(true));
+        rig.send(Event::Exited(ChildId(0), 1, ExitKind::Signal(9)));
+        rig.now = rig.fleet.deadline().unwrap();
+        assert_eq!(rig.send(Event::Wake), [Action::Launch(ChildId(0), 2)]);
+        // In the same moment, before it is known what came of the launch.
+        assert_eq!(rig.send(Event::StopAll), [Action::Terminate(ChildId(0))]);
+        rig.send(Event::LaunchFailed(ChildId(0), 2));
+        assert_eq!(rig.states(), ["error"]);
+        assert_eq!(rig.fleet.deadline(), None);
+        assert_eq!(rig.send(Event::Shutdown), [Action::Quit]);
+    }
+
+    #[test]
     fn the_ends_of_the_interval_push_each_other() {
         let mut rig = Rig::new(1);
         rig.send(Event::RandomStopMin(20));
