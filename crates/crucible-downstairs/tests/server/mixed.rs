@@ -1,6 +1,6 @@
 //! Several of our servers under the reference's upstairs, as it was recorded: it reconciles three of them, and makes an
 //! empty one whole from another while it is used. Between the connections the order is that of the upstairs: a step
-//! is taken when all have answered the one before.
+//! is taken when all have answered the one before. After that, what it may do and no recording has.
 
 use std::path::Path;
 
@@ -326,4 +326,141 @@ fn a_recorded_live_repair_of_an_empty_region_gets_the_recorded_answers() {
         panic!("{expected:?}");
     };
     assert_eq!(data, blocks(5, 32));
+}
+
+/// The four jobs of a live repair of this extent in the order in which the reference sends them, on a healthy server,
+/// and a write that waits for them.
+fn closing(own: SessionKey, extent: ExtentId, first: u64, after: &[u64]) -> Vec<Message> {
+    let nothing = |job: u64| Message::ExtentLiveNoOp {
+        key: own,
+        job: JobId(job),
+        dependencies: ids(&[job - 1]),
+    };
+    vec![
+        Message::ExtentLiveReopen {
+            key: own,
+            job: JobId(first + 3),
+            dependencies: ids(&[first + 2]),
+            extent,
+        },
+        Message::ExtentLiveFlushClose {
+            key: own,
+            job: JobId(first),
+            dependencies: ids(after),
+            extent,
+            flush: 9,
+            generation: 1,
+        },
+        write(own, first + 4, &[first + 3], 8, &blocks(9, 1)),
+        nothing(first + 1),
+        nothing(first + 2),
+    ]
+}
+
+/// The source of a live repair is away for a moment after it has closed an extent. It is sent the same jobs again, from
+/// the last flush on: closed extents are open by then, the opening comes before the closing, ids are those of before.
+#[test]
+fn a_replay_into_the_middle_of_a_live_repair_finds_its_extents_open() {
+    let own = key(1, 1);
+    let server = Server::fresh(&crate::support::small());
+    let mut peer = server.active(own, 1);
+    peer.ask(&write(own, 1000, &[], 8, &blocks(1, 8)));
+    peer.ask(&flush(own, 1001, &[1000], 1));
+    peer.ask(&write(own, 1002, &[1001], 9, &blocks(2, 1)));
+    let jobs = closing(own, ExtentId(1), 1003, &[1002]);
+    for job in &jobs[..3] {
+        peer.send(job);
+    }
+    let closed = peer.receive();
+    assert!(
+        matches!(
+            closed,
+            Some(Message::ExtentLiveCloseAck { result: Ok(_), .. })
+        ),
+        "{closed:?}"
+    );
+    drop(peer);
+
+    let mut peer = server.peer();
+    peer.greet(own, false, false);
+    peer.ask(&Message::PromoteToActive {
+        key: own,
+        generation: 1,
+    });
+    peer.ask(&Message::RegionInfoPlease);
+    peer.send(&Message::LastFlush {
+        last: Some(JobId(1001)),
+    });
+    peer.send(&write(own, 1002, &[1001], 9, &blocks(2, 1)));
+    for job in &jobs {
+        peer.send(job);
+    }
+    let mut answers = Answers::default();
+    for job in 1002..=1007 {
+        answers.wait_for(&mut peer, job);
+    }
+    let Message::ExtentLiveCloseAck {
+        result: Ok(state), ..
+    } = answers.wait_for(&mut peer, 1003)
+    else {
+        panic!("{answers:?}", answers = answers.0);
+    };
+    assert_eq!((state.generation, state.flush, state.dirty), (1, 9, false));
+    let Message::ReadResponse { data, .. } = peer.ask(&read(own, 1008, &[1007], 8, 2)) else {
+        panic!("no blocks");
+    };
+    assert_eq!(data[..512], blocks(9, 1)[..]);
+    assert_eq!(data[512..], blocks(2, 1)[..]);
+}
+
+/// An upstairs is gone in the middle of a live repair; the next one has all extents.
+#[test]
+fn who_takes_over_in_the_middle_of_a_live_repair_finds_its_extents_open() {
+    let (old, new) = (key(1, 1), key(2, 2));
+    let server = Server::fresh(&crate::support::small());
+    let mut first = server.active(old, 1);
+    for job in &closing(old, ExtentId(1), 1000, &[])[..2] {
+        first.send(job);
+    }
+    let closed = first.receive();
+    assert!(matches!(closed, Some(Message::ExtentLiveCloseAck { .. })));
+    let mut second = server.active(new, 2);
+    let answer = second.ask(&write(new, 1000, &[], 8, &blocks(3, 8)));
+    assert!(
+        matches!(answer, Message::WriteAck { result: Ok(()), .. }),
+        "{answer:?}"
+    );
+}
+
+/// Ids that were set aside for extents that are repaired later are named before they are sent.
+#[test]
+fn ids_that_were_set_aside_may_be_named_long_before_they_come() {
+    let own = key(1, 1);
+    let server = Server::fresh(&crate::support::small());
+    let mut peer = server.active(own, 1);
+    // 1000 to 1003 are kept for extent 1, 1004 to 1007 for extent 2; the second write reaches over both.
+    peer.send(&write(own, 1008, &[], 0, &blocks(5, 1)));
+    peer.send(&write(own, 1009, &[1003, 1007], 12, &blocks(4, 8)));
+    peer.send(&flush(own, 1010, &[1008, 1009], 3));
+    let first = peer.receive();
+    assert!(
+        matches!(&first, Some(Message::WriteAck { job, .. }) if job.0 == 1008),
+        "{first:?}"
+    );
+    let mut answers = Answers::default();
+    for (extent, first) in [(ExtentId(1), 1000), (ExtentId(2), 1004)] {
+        for job in closing(own, extent, first, &[]) {
+            if !matches!(job, Message::Write { .. }) {
+                peer.send(&job);
+            }
+        }
+    }
+    for job in (1000..=1007).chain([1009, 1010]) {
+        answers.wait_for(&mut peer, job);
+    }
+    let answer = peer.ask(&read(own, 1011, &[1010], 12, 8));
+    let Message::ReadResponse { data, .. } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(data, blocks(4, 8));
 }
