@@ -1,7 +1,8 @@
 //! The replicated volume, encrypted, 4 KiB blocks: client and three region servers share this machine.
 //!
 //! "Durable" counts the final flush in. Beside the random writes runs fio on an ordinary file of the same size, with
-//! its final sync; beside the reads, fio on the same file in the page cache.
+//! its final sync; beside the reads, fio on the same file in the page cache. Beside the large writes stands what the
+//! machine can do at best with three files at once: alone, and with the sealing and the sockets of a volume.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::accounts::{peak_bytes, processor_time};
-use super::{Bound, Options, Row};
+use super::{Bound, Options, Row, inside};
 use crate::measured::Cost;
 use crate::volume::fleet::{Fleet, Programs, Shape};
 use crate::volume::trials::make_again;
@@ -25,40 +26,17 @@ const LARGE: Shape = Shape {
     servers: 3,
 };
 const SECONDS: &str = "5";
+/// Into regions that nobody has written to.
+const FILL: &str = "1 MiB sequential write, depth 16, durable";
+/// Over blocks that are there, and in the page cache.
+const AGAIN: &str = "1 MiB sequential write again, depth 16, durable";
 
 /// Measures each figure of the volume.
 pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
     let programs = Programs::provide(options.programs.as_deref())?;
-    let mut fleet = Fleet::start(&programs, "bench", LARGE)?;
     let mut rows = Vec::new();
     let rounds = options.rounds();
-
-    let fill = best(
-        &mut fleet,
-        rounds,
-        "fast-fill",
-        &["--io-size", "1m", "--io-depth", "16"],
-        "mb_per_s",
-    )?;
-    rows.push(plain(
-        "1 MiB sequential write, depth 16, durable",
-        fill.0,
-        "MB/s",
-        Bound::AtLeast(800.0),
-    ));
-    let read = best(
-        &mut fleet,
-        rounds,
-        "verify",
-        &["--io-size", "1m", "--io-depth", "16"],
-        "mb_per_s",
-    )?;
-    rows.push(plain(
-        "1 MiB sequential read, depth 16",
-        read.0,
-        "MB/s",
-        Bound::AtLeast(1500.0),
-    ));
+    let mut fleet = sequential(&programs, rounds, &mut rows)?;
 
     let (depths, aim) = (["1", "32", "128"], 30.0);
     random(&mut fleet, rounds, "write", &depths, aim, &mut rows)?;
@@ -111,9 +89,39 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, String> {
     ));
     rows.push(repair(&programs, &mut fleet)?);
     beside(fleet.directory(), &mut rows)?;
+    limits(fleet.directory(), rounds, &mut rows)?;
     fleet.end()?;
     std::fs::remove_dir_all(fleet.directory()).map_err(|error| error.to_string())?;
     Ok(rows)
+}
+
+/// Large operations, first on regions that nobody has written to. Leaves the servers of the last of these running.
+fn sequential<'a>(
+    programs: &'a Programs,
+    rounds: usize,
+    rows: &mut Vec<Row>,
+) -> Result<Fleet<'a>, String> {
+    let flags = ["--io-size", "1m", "--io-depth", "16"];
+    let mut fleet = Fleet::start(programs, "bench", LARGE)?;
+    let mut fill: f64 = 0.0;
+    for round in 0..rounds {
+        if round > 0 {
+            fleet.end()?;
+            fleet = Fleet::start(programs, "bench", LARGE)?;
+        }
+        fill = fill.max(best(&mut fleet, 1, "fast-fill", &flags, "mb_per_s")?.0);
+    }
+    rows.push(plain(FILL, fill, "MB/s", Bound::AtLeast(800.0)));
+    // What was written may have gone past the page cache; the next one reads from there.
+    let first = best(&mut fleet, 1, "verify", &flags, "mb_per_s")?.0;
+    let figure = "1 MiB sequential read, first after the fill, from disk";
+    rows.push(plain(figure, first, "MB/s", Bound::None));
+    let read = best(&mut fleet, rounds, "verify", &flags, "mb_per_s")?.0;
+    let figure = "1 MiB sequential read, depth 16";
+    rows.push(plain(figure, read, "MB/s", Bound::AtLeast(1500.0)));
+    let again = best(&mut fleet, rounds, "fast-fill", &flags, "mb_per_s")?.0;
+    rows.push(plain(AGAIN, again, "MB/s", Bound::None));
+    Ok(fleet)
 }
 
 /// Random operations of 4 KiB at several depths; at depth 32 with an aim, in thousands a second, and with their cost.
@@ -240,6 +248,29 @@ fn repair(programs: &Programs, fleet: &mut Fleet<'_>) -> Result<Row, String> {
     ))
 }
 
+/// What the machine can do at best of what a volume does: its own rows, and our figures beside those that are like
+/// them.
+fn limits(directory: &Path, rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
+    let found = inside::measure("limits", rounds, &[directory.as_os_str()])?;
+    let mut ratios = Vec::new();
+    for limit in &found {
+        let like = if limit.figure.contains("again") {
+            AGAIN
+        } else {
+            FILL
+        };
+        let ours = rows.iter().find(|row| row.figure == like);
+        ratios.extend(ours.map(|row| Row {
+            figure: format!("{like}, to {}", limit.figure),
+            theirs: Some(limit.ours),
+            bound: Bound::None,
+            ..row.clone()
+        }));
+    }
+    rows.append(&mut ratios);
+    Ok(())
+}
+
 /// What the machine itself can do: fio on an ordinary file.
 fn beside(directory: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
     let fio = debian::provide("fio", "fio")?;
@@ -249,7 +280,7 @@ fn beside(directory: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
         let (mode, size, key) = match row.figure.as_str() {
             "4K random write, depth 32, durable" => ("randwrite", "4k", "iops"),
             "4K random read, depth 32" => ("randread", "4k", "iops"),
-            "1 MiB sequential write, depth 16, durable" => ("write", "1m", "bw_bytes"),
+            FILL => ("write", "1m", "bw_bytes"),
             "1 MiB sequential read, depth 16" => ("read", "1m", "bw_bytes"),
             _ => continue,
         };
