@@ -716,6 +716,7 @@ fn what_our_own_flushes_put_on_one_disk_only_is_not_called_safe_when_the_volume_
             world.write(0, 1, 3);
             world.run();
         }
+        world.pass(Span::from_secs(1));
         for replica in 0..2 {
             world.crash(replica);
             world.replicas[replica].fails = None;

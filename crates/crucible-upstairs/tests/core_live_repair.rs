@@ -354,6 +354,47 @@ fn a_step_that_fails_at_the_target_costs_the_target() {
 }
 
 #[test]
+fn a_write_that_fails_at_the_target_for_a_moment_costs_nothing() {
+    let mut world = ready(strict());
+    world.replicas[1].fails = Some(|message| matches!(message, Message::Write { .. }));
+    world.write(0, 1, 8);
+    world.run();
+    assert_eq!(world.state(1), ReplicaState::LiveRepair);
+    world.replicas[1].fails = None;
+    world.write(0, 1, 9);
+    world.advance(Span::from_secs(5));
+    assert!(world.all_active());
+    world.assert_equal();
+    assert_eq!(
+        world.up.status().replicas[1].counters.live_repairs_aborted,
+        0
+    );
+}
+
+#[test]
+fn a_target_that_copies_may_be_silent_for_longer() {
+    let mut world = ready(strict());
+    let is_copy = |message: &Message| matches!(message, Message::ExtentLiveRepair { .. });
+    while !world.sent[1].iter().any(is_copy) {
+        assert!((0..3).any(|client| world.step_replica(client) | world.step_upstairs(client)));
+    }
+    world.paused[1] = true;
+    for round in 0..20 {
+        world.write(0, 1, round);
+        world.advance(Span::from_secs(1));
+    }
+    assert_eq!(world.state(1), ReplicaState::LiveRepair);
+    world.paused[1] = false;
+    world.advance(Span::from_secs(5));
+    assert!(world.all_active());
+    world.assert_equal();
+    assert_eq!(
+        world.up.status().replicas[1].counters.live_repairs_aborted,
+        0
+    );
+}
+
+#[test]
 fn a_source_that_is_away_for_a_moment_costs_nothing_but_time() {
     for moment in 0..30 {
         let mut world = ready(strict());
@@ -386,6 +427,7 @@ fn two_replicas_that_were_given_up_are_both_repaired() {
         world.write(20, 8, 4);
         world.run();
     }
+    world.pass(Span::from_secs(1));
     for client in [0, 1] {
         assert!(matches!(
             world.state(client),
@@ -443,6 +485,7 @@ fn the_last_whole_replica_is_not_given_up_for_a_step_that_fails() {
         world.write(0, 32, 3);
         world.run();
     }
+    world.pass(Span::from_secs(1));
     world.crash(2);
     world.replicas[1].fails =
         Some(|message| matches!(message, Message::ExtentLiveFlushClose { .. }));

@@ -1,6 +1,7 @@
 //! What the region servers say to jobs, and what the guest may be told. Spec: I/O semantics 3.2 and 3.3.
 
 use crucible_protocol::{ClientId, CrucibleError, ExtentState, JobId, Message, SessionKey};
+use vm_types::Span;
 
 use super::action::{Action, Actions, Answer, Report, VolumeError};
 use super::jobs::{HeldKind, HeldRequest, Job, Kind};
@@ -8,9 +9,11 @@ use super::rot::blames_the_source;
 use super::status::{JobState, Phase};
 use super::upstairs::Upstairs;
 
-/// A job that a region server reports as failing so often will not get better by itself: the region server is
-/// given up and repaired. The reference would wait for ever.
+/// A job that a region server reports as failing so often, for so long, will not get better by itself: the region
+/// server is given up and repaired. The reference would wait for ever; its region servers try again without a pause, and
+/// report each time.
 const ERRORS_MAX: u32 = 3;
+const ERRORS_LAST: Span = Span::from_secs(1);
 
 /// What an answer claims to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,10 +186,13 @@ impl Upstairs {
         }
         slot.errors = slot.errors.saturating_add(1);
         let errors = slot.errors;
-        // A copy is tried once; all else again and again.
-        let is_copy = match &job.kind {
-            Kind::Repair { needy, .. } => needy[from],
-            _ => false,
+        // A copy is tried once, and so is each step of a repair where it is the target; all else again and again.
+        let is_repair = match &job.kind {
+            Kind::Repair { needy, .. } if needy[from] => true,
+            Kind::Close { .. } | Kind::Repair { .. } | Kind::NoOp | Kind::Reopen { .. } => {
+                self.clients[from].is_repairing()
+            }
+            Kind::Write { .. } | Kind::Flush { .. } | Kind::Barrier => false,
         };
         let is_snapshot = matches!(
             &job.kind,
@@ -204,7 +210,7 @@ impl Upstairs {
                 job.slots[from].snapshot_failed = true;
             }
             self.answer_flush(id, out);
-        } else if is_copy || self.clients[from].is_repairing() {
+        } else if is_repair {
             let refused = self
                 .copied_from(id, from)
                 .filter(|_| blames_the_source(&error));
@@ -216,12 +222,30 @@ impl Upstairs {
                 self.stop_without_source(from, extent, out);
             }
         } else {
+            let due = self.now.after(ERRORS_LAST);
+            self.clients[from].failing.get_or_insert((id, due));
+        }
+    }
+
+    /// Gives up who has failed a job again and again, when it has had its time.
+    pub(super) fn give_up_failing(&mut self, out: &mut Actions) {
+        for id in ClientId::ALL {
+            let Some((job, _)) = self.clients[id]
+                .failing
+                .take_if(|(_, due)| *due <= self.now)
+            else {
+                continue;
+            };
+            let keeps_failing = self.jobs.get(job).is_some_and(|job| {
+                let slot = &job.slots[id];
+                slot.state == JobState::Sent && slot.errors >= ERRORS_MAX
+            });
             // The last whole replica is never given up for what it may still manage to do.
             let others = self
                 .clients
-                .count(|client| client.id != from && client.is_active());
-            if errors >= ERRORS_MAX && others > 0 {
-                self.fault(from, &format!("job {id} keeps failing there: {error}"), out);
+                .count(|client| client.id != id && client.is_active());
+            if keeps_failing && others > 0 {
+                self.fault(id, &format!("job {job} keeps failing there"), out);
             }
         }
     }

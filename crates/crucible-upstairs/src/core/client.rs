@@ -92,6 +92,8 @@ pub(super) struct Client {
     pub(super) synced_through: JobId,
     /// The last extent that writes go to while it is repaired.
     pub(super) extent_limit: Option<ExtentId>,
+    /// A job that it could not do at once, and until when it may go on trying.
+    pub(super) failing: Option<(JobId, Moment)>,
     /// Reads it was asked, oldest first; some may be done.
     pub(super) reads: VecDeque<(JobId, Moment)>,
     /// Reads it has not answered.
@@ -202,6 +204,7 @@ impl Client {
             last_flush: None,
             synced_through: JobId(0),
             extent_limit: None,
+            failing: None,
             reads: VecDeque::new(),
             reads_open: 0,
             read_heard: Moment::START,
@@ -337,6 +340,7 @@ impl Client {
         self.sent_through = JobId(0);
         self.map = DependencyMap::default();
         self.handed = 0;
+        self.failing = None;
         self.extents = Vec::new();
     }
 

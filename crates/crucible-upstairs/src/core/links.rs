@@ -223,10 +223,12 @@ impl Upstairs {
             && others(Client::is_active) > 0
     }
 
-    /// When a replica that is about to hold the guest up is given up, unless it says something.
+    /// When a replica that is about to hold the guest up is given up, unless it says something. (A region server of
+    /// the reference says nothing while it copies an extent.)
     fn mute_due(&self, id: ClientId) -> Option<Moment> {
         let client = &self.clients[id];
-        let holds_up = (client.takes_jobs() && self.is_dispensable(id)) || self.is_unsure_of(id);
+        let holds_up = client.takes_jobs() && self.is_dispensable(id) && !self.is_copying(id);
+        let holds_up = holds_up || self.is_unsure_of(id);
         holds_up.then(|| client.mute_deadline()).flatten()
     }
 

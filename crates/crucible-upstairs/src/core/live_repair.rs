@@ -201,6 +201,17 @@ impl Upstairs {
         self.changed = true;
     }
 
+    /// Whether a replica was told to copy an extent, and has not done so.
+    pub(super) fn is_copying(&self, id: ClientId) -> bool {
+        let flight = self.live_repair.iter().flat_map(|live| &live.flight);
+        flight
+            .filter_map(|repair| self.jobs.get(repair.repair()))
+            .any(|job| {
+                let is_needy = matches!(&job.kind, Kind::Repair { needy, .. } if needy[id]);
+                is_needy && job.slots[id].state == JobState::Sent
+            })
+    }
+
     fn is_any_under_repair(&self) -> bool {
         self.clients.iter().any(|client| client.is_repairing())
     }
@@ -299,19 +310,25 @@ impl Upstairs {
         })
     }
 
-    /// The replica to copy from: the highest that is whole and has closed the extent; one that gave bad data from
-    /// it only when there is no other.
+    /// The replica to copy from: of those that are whole and have closed the extent, the highest with the newest state
+    /// (one that knows of a bad block of its own is dirty, or behind); one that gave bad data from it only when there is
+    /// no other.
     fn source(&self, repair: &Repair) -> Option<ClientId> {
-        let whole = || {
-            ClientId::ALL.into_iter().rev().filter(|&id| {
-                self.clients[id].is_active()
-                    && repair.found[id].is_some()
-                    && self.clients[id].repair_address.is_some()
+        let whole = ClientId::ALL.into_iter().filter(|&id| {
+            self.clients[id].is_active() && self.clients[id].repair_address.is_some()
+        });
+        whole
+            .filter_map(|id| {
+                let ExtentState {
+                    generation,
+                    flush,
+                    dirty,
+                } = repair.found[id]?;
+                let good = !self.clients[id].suspects.has(repair.extent);
+                Some((good, generation, flush, !dirty, id))
             })
-        };
-        whole()
-            .find(|&id| !self.clients[id].suspects.has(repair.extent))
-            .or_else(|| whole().next())
+            .max()
+            .map(|(.., id)| id)
     }
 
     /// Says who copies: those that differ from the source, or are not to be believed.

@@ -65,7 +65,8 @@ enum Stage {
 }
 
 /// What must be done about one extent, given its state on those who take part, and on whom it is known to be `bad`;
-/// `None` if nothing. An error names who has the newest state of it, with bad blocks, as the only one.
+/// `None` if nothing. An error names who has the newest state of it, with bad blocks, as the only one. If that one
+/// is dirty, it may know its bad blocks itself, and is asked all the same: others take these when nobody has better.
 pub(super) fn plan(
     extent: ExtentId,
     states: &PerClient<Option<ExtentState>>,
@@ -92,7 +93,7 @@ pub(super) fn plan(
     let destinations = PerClient::from_fn(|id| id != source && (differs(id) || mend(id)));
     let any_dirty = states.iter().flatten().any(|state| state.dirty);
     let copied = destinations.count(|&is| is) > 0;
-    if copied && good.is_none() {
+    if copied && good.is_none() && !best.dirty {
         return Err(newest);
     }
     Ok((any_dirty || copied).then_some(Plan {
@@ -411,6 +412,13 @@ mod tests {
         let (low, high) = (state(1, 9, false), state(2, 1, false));
         check_bad([high, low, low], [true, false, false], Err(0));
         check_bad([low, high, high], [false, true, true], Err(1));
+        // One that may know what is bad is asked again.
+        let dirty = state(2, 1, true);
+        check_bad(
+            [dirty, low, low],
+            [true, false, false],
+            Ok(Some((0, &[1, 2]))),
+        );
         check_bad([high; 3], [true; 3], Ok(None));
     }
 

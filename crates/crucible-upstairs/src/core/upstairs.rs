@@ -176,8 +176,10 @@ impl Upstairs {
     /// When [`Event::Time`] is due. `None`: never.
     pub fn deadline(&self) -> Option<Moment> {
         let links = self.clients.iter().filter_map(Client::link_deadline).min();
+        let failing = self.clients.iter().filter_map(|client| client.failing);
         [
             links,
+            failing.map(|(_, due)| due).min(),
             self.late_deadline(),
             self.flush_due,
             self.patience_due,
@@ -299,6 +301,7 @@ impl Upstairs {
                 self.lose(id, reason.to_owned(), out);
             }
         }
+        self.give_up_failing(out);
         self.hedge_late_reads(out);
         self.flush_if_due();
         if self.patience_due.is_some_and(|due| due <= self.now) {
