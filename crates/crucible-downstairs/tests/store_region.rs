@@ -589,7 +589,8 @@ fn zeros_written_to_a_plain_region_are_stored_as_holes_and_stay_written() {
 
     let probe = disk.open("00/000/000", Access::Write).unwrap();
     if probe.punch(200 * 4096, 4096).unwrap() {
-        assert!(used() <= full - 60 * 4096, "{} of {full}", used());
+        // Less what the file system needs to remember the pieces.
+        assert!(used() <= full - 56 * 4096, "{} of {full}", used());
     }
     drop(region);
     let region = open(&disk);
@@ -682,6 +683,46 @@ fn a_snapshot_is_a_region_of_that_moment() {
         }
         assert_eq!(region.verify(0, &|_, _| {}).unwrap().bad_count, 0);
     }
+}
+
+#[test]
+fn a_stream_and_snapshots_do_not_wait_for_each_other_for_ever() {
+    const LONG: Shape = Shape {
+        block_size: 512,
+        blocks: 4096,
+        extents: 8,
+        encrypted: false,
+    };
+    let (disk, region) = fresh(LONG);
+    std::thread::scope(|scope| {
+        let streams: Vec<_> = (0..2)
+            .map(|half| {
+                let region = &region;
+                scope.spawn(move || {
+                    let begin = half * LONG.all() / 2;
+                    for start in (begin..begin + LONG.all() / 2).step_by(64) {
+                        write(region, LONG, start, 64, 1).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut count = 0;
+        while !streams
+            .iter()
+            .all(std::thread::ScopedJoinHandle::is_finished)
+            && count < 64
+        {
+            count += 1;
+            region.flush(count, 1, None).unwrap();
+            let name = format!("s{}", count % 4);
+            region.snapshot(&name, &mut |_, _| {}).unwrap();
+        }
+    });
+    region.flush(100, 1, None).unwrap();
+    drop(region);
+    let region = open(&disk);
+    let report = region.verify(2, &|_, _| {}).unwrap();
+    assert_eq!((report.written, report.bad_count), (LONG.all(), 0));
 }
 
 #[test]

@@ -47,7 +47,11 @@ impl Disk for FileDisk {
             Access::CreateOrOpen => options.write(true).create(true),
         };
         let file = options.open(self.path(path))?;
-        Ok(Arc::new(HostFile { file }))
+        Ok(Arc::new(HostFile {
+            file,
+            #[cfg(target_os = "linux")]
+            past_cache: Default::default(),
+        }))
     }
 
     fn kind(&self, path: &str) -> io::Result<Option<NodeKind>> {
@@ -168,6 +172,8 @@ fn sync_path(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 struct HostFile {
     file: File,
+    #[cfg(target_os = "linux")]
+    past_cache: super::past_cache::PastCache,
 }
 
 impl DiskFile for HostFile {
@@ -224,13 +230,26 @@ impl DiskFile for HostFile {
         Ok(false)
     }
 
+    #[cfg(target_os = "linux")]
     fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.write_at(&[IoSlice::new(buffer)], offset)?;
-        self.begin_sync(offset, buffer.len());
+        let done = self.past_cache.write(&self.file, buffer, offset)?;
+        let rest = buffer.get(done..).unwrap_or_default();
+        if !rest.is_empty() {
+            let offset = offset.saturating_add(done as u64);
+            self.write_at(&[IoSlice::new(rest)], offset)?;
+            self.begin_sync(offset, rest.len());
+        }
         Ok(())
     }
 
+    #[cfg(not(target_os = "linux"))]
+    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(&[IoSlice::new(buffer)], offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        self.past_cache.rest();
         self.file.sync_data()
     }
 
@@ -301,9 +320,6 @@ impl HostFile {
         let _ = unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, length, how) };
         // What fails here fails in the sync that follows.
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn begin_sync(&self, _offset: u64, _length: usize) {}
 
     fn write_piece(&self, piece: &[IoSlice<'_>], length: usize, offset: u64) -> io::Result<()> {
         let moved = self.write_group(piece, offset)?;

@@ -1,7 +1,7 @@
 //! What a store needs of a file system: a tree of files below one directory, positioned reads and writes, syncs,
 //! and a way to make names durable.
 //!
-//! [`file`] is the real one. [`crash`] is an image in memory that remembers which writes have not been synced and
+//! [`file`] is the real one; `past_cache` is how long writes leave it. [`crash`] is an image in memory that remembers which writes have not been synced and
 //! can turn into anything that a power cut may leave. [`faulty`] fails the n-th operation of another disk.
 //!
 //! Paths are relative to the root of the disk, separated by `/`, without `.` and `..`; the empty path is the root.
@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub mod crash;
 pub mod faulty;
 pub mod file;
+#[cfg(target_os = "linux")]
+mod past_cache;
 
 pub use crash::{Choice, CrashDisk};
 pub use faulty::{Fault, FaultyDisk};
@@ -87,8 +89,8 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
     /// Writes all buffers from `offset` on, and lets the file grow.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
-    /// The same as [`DiskFile::write_at`], for much at once: where the system can be told to, it begins to take it to
-    /// the medium, so that the sync that follows finds little left to do.
+    /// The same as [`DiskFile::write_at`], for much at once that is not read again soon: where the system lets it, it
+    /// goes to the medium at once, so that the sync that follows finds little left to do.
     fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the content durable, and as much metadata as it takes to read it again.
     fn sync_data(&self) -> io::Result<()>;

@@ -71,6 +71,9 @@ impl Placed {
     }
 }
 
+/// So many commits of its extent a long run waits for before it goes through the journal itself.
+const COMMITS_WAITED_FOR: usize = 4;
+
 impl Inner {
     /// Writes a piece to its place if that may be done; false when it has to wait for a commit instead.
     pub(super) fn write_direct(
@@ -82,34 +85,42 @@ impl Inner {
         if data.len() < self.options.direct_bytes {
             return Ok(false);
         }
-        // Nobody copies the files just now.
-        let Ok(_gate) = self.direct_gate.try_read() else {
-            return Ok(false);
-        };
-        let mut extent = self.hold(run.extent)?;
-        extent.require_open()?;
-        let mut mark = false;
-        if !extent.marked {
-            mark = extent.committing.is_none()
-                && extent.pending.bytes() >= self.options.direct_after.max(1)
-                && self.is_fresh(&mut extent, run);
-            if !mark {
+        for _ in 0..COMMITS_WAITED_FOR {
+            // Nobody copies the files just now. Whoever does has the log, so it is not asked for with this held.
+            let Ok(gate) = self.direct_gate.try_read() else {
                 return Ok(false);
-            }
-        }
-        if mark {
-            drop(extent);
-            // Whatever goes wrong here goes wrong again where somebody waits for it.
-            if self.commit(&[run.extent.0], Aim::Room).is_err() {
-                return Ok(false);
-            }
-            extent = self.hold(run.extent)?;
+            };
+            let mut extent = self.hold(run.extent)?;
             extent.require_open()?;
+            let is_stream = self.is_stream(&extent);
+            if !is_stream || !self.is_fresh(&mut extent, run) {
+                return Ok(false);
+            }
+            let is_committing = extent.committing.is_some();
+            if extent.marked && !is_committing {
+                // After an error the blocks may be there in part, which their slots do not say: what waits in memory
+                // covers that, and the extent is marked.
+                return Ok(self.place(&mut extent, run, stored, data).is_ok());
+            }
+            drop(extent);
+            drop(gate);
+            if is_committing {
+                // Waiting in memory instead would make the next commit as long as this one.
+                drop(self.lock_log());
+            } else if self.commit(&[run.extent.0], Aim::Room).is_err() {
+                // Whatever goes wrong here goes wrong again where somebody waits for it.
+                return Ok(false);
+            }
         }
-        let may = extent.marked && extent.committing.is_none() && self.is_fresh(&mut extent, run);
-        // After an error the blocks may be there in part, which their slots do not say: what waits in memory covers
-        // that, and the extent is marked.
-        Ok(may && self.place(&mut extent, run, stored, data).is_ok())
+        Ok(false)
+    }
+
+    /// Whether long runs may be placed in this extent, now or after a commit.
+    fn is_stream(&self, extent: &Extent) -> bool {
+        let committing = extent.committing.as_ref();
+        let waiting =
+            extent.pending.bytes() + committing.map_or(0, |committing| committing.bytes());
+        extent.marked || waiting >= self.options.direct_after.max(1)
     }
 
     /// Whether nothing was ever written to these blocks, or tried to.
