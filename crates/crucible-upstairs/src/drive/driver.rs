@@ -141,9 +141,10 @@ impl Driver {
             any |= self.hear_crypt(now);
             any |= self.hear_links(now, cx);
             any |= self.perform(now);
+            // Whoever waits for an answer goes on while the sockets are served.
+            self.answers.rest();
             any |= self.send(now, cx);
             any |= self.keep_time(now, cx);
-            self.answers.rest();
             if self.finished {
                 return Poll::Ready(());
             }

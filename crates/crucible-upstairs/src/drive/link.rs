@@ -26,6 +26,8 @@ const READ_BYTES: usize = 256 << 10;
 const BELIEVED_BYTES: usize = 4 << 20;
 /// Data up to this size is copied behind its head; larger data goes out from where it is.
 const COPY_BYTES: usize = 2 << 10;
+/// Room for heads that is made at once. It is given out piece by piece, and used again when all of it has been sent.
+const HEADS_BYTES: usize = 16 << 10;
 /// Most pieces of one vectored write.
 const PIECES_MAX: usize = 128;
 /// A lossy link holds its tongue so long, in one of four turns.
@@ -200,7 +202,7 @@ impl Connection {
             stream,
             decoder: Decoder::default(),
             received: BytesMut::new(),
-            tail: BytesMut::new(),
+            tail: BytesMut::with_capacity(HEADS_BYTES),
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
             undrained: false,
