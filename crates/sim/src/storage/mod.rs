@@ -33,8 +33,8 @@ pub enum Trouble {
     Full,
 }
 
-/// Blocks with their contexts, in order, as a read of the whole region gives them.
-pub type Contents = Vec<(ReadBlockContext, Vec<u8>)>;
+/// Blocks with their contexts, in order, as reads give them.
+pub type Contents = Vec<Result<(ReadBlockContext, Vec<u8>), CrucibleError>>;
 
 /// One region on one disk. Everything happens at once here; the world adds the time that it takes.
 pub trait Storage {
@@ -65,6 +65,6 @@ pub trait Storage {
     /// Flips bits of one byte of what is kept for a block, its data or its context, behind everybody's back. False
     /// if there was nothing to flip.
     fn rot(&mut self, extent: ExtentId, block: u32, context: bool, mask: u8) -> bool;
-    /// All blocks as they are now.
-    fn contents(&self) -> Result<Contents, CrucibleError>;
+    /// All blocks as they are now, each by itself.
+    fn contents(&self) -> Contents;
 }

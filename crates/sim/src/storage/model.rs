@@ -448,16 +448,16 @@ impl Storage for ModelDisk {
         true
     }
 
-    fn contents(&self) -> Result<Contents, CrucibleError> {
+    fn contents(&self) -> Contents {
         let cells = self.extents.iter().flat_map(|extent| &extent.blocks);
-        Ok(cells
+        cells
             .filter_map(|versions| versions.last())
             .map(|cell| {
                 let context = cell
                     .context
                     .map_or(ReadBlockContext::Empty, ReadBlockContext::from);
-                (context, cell.data.to_vec())
+                Ok((context, cell.data.to_vec()))
             })
-            .collect())
+            .collect()
     }
 }

@@ -202,15 +202,20 @@ impl Storage for StoreDisk {
         })
     }
 
-    fn contents(&self) -> Result<Contents, CrucibleError> {
-        let region = self.region()?;
-        let count = region.geometry().block_count();
-        let size = region.geometry().block_size() as usize;
+    fn contents(&self) -> Contents {
+        let Ok(region) = self.region() else {
+            return Contents::new();
+        };
         let (mut data, mut contexts) = (BytesMut::new(), Vec::new());
-        region.read(BlockIndex(0), count, &mut data, &mut contexts)?;
-        Ok(contexts
-            .into_iter()
-            .zip(data.chunks(size).map(<[u8]>::to_vec))
-            .collect())
+        (0..region.geometry().block_count())
+            .map(|block| {
+                data.clear();
+                contexts.clear();
+                region.read(BlockIndex(block), 1, &mut data, &mut contexts)?;
+                let context = contexts.first().copied();
+                let context = context.ok_or(CrucibleError::MissingBlockContext)?;
+                Ok((context, data.to_vec()))
+            })
+            .collect()
     }
 }

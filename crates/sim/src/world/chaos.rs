@@ -172,7 +172,7 @@ impl World {
                 // Who takes a whole replica away before the new one has its data has lost one already.
                 let allowed = self.operator.lost.is_none()
                     && !self.operator.incomplete
-                    && self.rotten.is_none_or(|rotten| rotten == node)
+                    && self.rot.node.is_none_or(|rotten| rotten == node)
                     && self
                         .nodes
                         .get(node)
@@ -237,7 +237,7 @@ impl World {
         }
     }
 
-    fn any_target(&mut self) -> usize {
+    pub(super) fn any_target(&mut self) -> usize {
         self.chance.chaos.pick(&self.operator.targets).unwrap_or(0)
     }
 
@@ -329,34 +329,6 @@ impl World {
         }
         self.at(lasts, What::End(Relief::Disk(index)));
         true
-    }
-
-    /// Bits flip on one region server, always the same: two copies of a block that are both bad are lost.
-    fn rot(&mut self) -> bool {
-        let target = self.any_target();
-        let index = *self.rotten.get_or_insert(target);
-        if self.operator.lost.is_some_and(|lost| lost != index) || self.operator.incomplete {
-            return false;
-        }
-        let geometry = self.setup.geometry;
-        let extent = self.chance.chaos.below(u64::from(geometry.extent_count())) as u32;
-        let block = self
-            .chance
-            .chaos
-            .below(u64::from(geometry.blocks_per_extent())) as u32;
-        let context = self.chance.chaos.percent(30);
-        let mask = 1 + self.chance.chaos.below(255) as u8;
-        let Some(node) = self.nodes.get_mut(index) else {
-            return false;
-        };
-        let done = node
-            .storage
-            .rot(crucible_protocol::ExtentId(extent), block, context, mask);
-        if done {
-            self.rotted.insert(extent);
-            self.note(|| format!("n{index}: block {block} of extent {extent} rots"));
-        }
-        done
     }
 
     /// A region server and its disk are gone.

@@ -1,7 +1,5 @@
 //! The guest: random requests, several at once, each write unlike all others.
 
-use std::collections::VecDeque;
-
 use bytes::BytesMut;
 use crucible_protocol::BlockIndex;
 use crucible_upstairs::core::Request;
@@ -136,14 +134,6 @@ impl World {
             };
             self.submit(index, asked, request);
         }
-    }
-
-    /// All blocks of the extents that have rotted somewhere.
-    pub(super) fn rotted_blocks(&self) -> VecDeque<u64> {
-        let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
-        let blocks =
-            |extent: &u32| u64::from(*extent) * per_extent..u64::from(*extent + 1) * per_extent;
-        self.rotted.iter().flat_map(blocks).collect()
     }
 
     /// Writes as many as there is room for of those that are to be written anew.

@@ -15,7 +15,7 @@ use super::nodes::{address_of, node_at};
 use super::{Stage, What, World};
 use crate::cipher;
 use crate::dice::mix;
-use crate::faults::{Fault, Faults};
+use crate::faults::Fault;
 use crate::network::{Item, Machine, Way};
 use crate::oracle::{Asked, Epoch};
 
@@ -250,8 +250,15 @@ impl World {
             }
             Action::Answer { token, result } => self.answer(index, token.0, result),
             Action::Report(report) => {
-                if let Report::Integrity { start, .. } = &report {
+                if let Report::Integrity {
+                    address,
+                    start,
+                    count,
+                    ..
+                } = &report
+                {
                     self.outcome.integrity += 1;
+                    self.found_bad(index, *address, *start, *count);
                     if !self.scenario.faults.has(Fault::Rot) {
                         let start = start.0;
                         self.fail(|| format!("nothing rots, but block {start} is bad: {report:?}"));
@@ -493,7 +500,7 @@ impl World {
                 count,
             } => self.may_be_bad(*start, *count),
             VolumeError::BadExtent { extent, address } => {
-                node_at(*address) == self.rotten && self.rotted.contains(&extent.0)
+                self.may_be_bad_at(node_at(*address), *extent)
             }
             _ => true,
         };
@@ -506,10 +513,15 @@ impl World {
             self.operator.late_failures += 1;
             self.operator.late_failures <= LATE_FAILURES_MAX
         };
-        // A block that fits neither context is known to be bad by its own server. The extent stays dirty, and copies
-        // of dirty extents are not checked: they may have blocks that a crash has torn.
-        let torn = matches!(error, VolumeError::ReadFailed { .. }) && !self.rotted.is_empty();
-        let excused = matches!(asked, Asked::Replace { .. }) || torn || told_late;
+        // Where rot struck the only newest copy of a block, nobody has it any more.
+        let lost = match error {
+            VolumeError::ReadFailed { start, count, .. }
+            | VolumeError::BadData { start, count, .. } => {
+                calm && self.may_be_bad(*start, *count) && self.is_bad_everywhere(*start, *count)
+            }
+            _ => false,
+        };
+        let excused = matches!(asked, Asked::Replace { .. }) || lost || told_late;
         if calm && !excused && self.operator.newest == Some(index) {
             return self.fail(|| format!("no fault is left, but {asked:?} failed: {error}"));
         }
@@ -541,16 +553,6 @@ impl World {
             }
             _ => {}
         }
-    }
-
-    /// Whether some block of these may be bad everywhere: it has rotted, and there were reasons to copy it from
-    /// where it had.
-    fn may_be_bad(&self, start: u64, count: u64) -> bool {
-        let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
-        let gentle = Faults::NONE.with(Fault::Rot).with(Fault::Delay);
-        self.scenario.faults.iter().any(|kind| !gentle.has(kind))
-            && (start..start + count)
-                .any(|block| self.rotted.contains(&((block / per_extent) as u32)))
     }
 
     /// The bounds of an upstairs' memory.

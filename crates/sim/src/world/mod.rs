@@ -11,8 +11,9 @@ mod links;
 mod nodes;
 mod operator;
 mod repair;
+mod rot;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crucible_protocol::ClientId;
 use crucible_upstairs::core::LinkId;
@@ -31,6 +32,7 @@ use self::chaos::Relief;
 use self::hosts::Host;
 use self::nodes::Node;
 use self::operator::Operator;
+use self::rot::Rot;
 
 /// More events than this at one moment: somebody turns in circles.
 const EVENTS_AT_ONCE_MAX: u32 = 20_000;
@@ -127,10 +129,7 @@ pub(crate) struct World {
     pub(crate) stage_since: Moment,
     /// Requests that the guest has made.
     pub(crate) issued: u64,
-    /// The one region server that may rot.
-    pub(crate) rotten: Option<usize>,
-    /// Extents that have rotted there. Copies of them are refused, so that they stay the only bad ones.
-    pub(crate) rotted: BTreeSet<u32>,
+    pub(crate) rot: Rot,
     pub(crate) outcome: Outcome,
     pub(crate) violation: Option<String>,
 }
@@ -165,8 +164,7 @@ impl World {
             stage: Stage::Chaos,
             stage_since: Moment::START,
             issued: 0,
-            rotten: None,
-            rotted: BTreeSet::new(),
+            rot: Rot::default(),
             outcome: Outcome::new(scenario),
             violation: None,
             setup,

@@ -175,7 +175,7 @@ impl World {
             Err(why) => {
                 self.note(|| format!("n{index} does not start: {why}"));
                 self.kill(index, Death::Process, Power::Down);
-                if self.rotten == Some(index) {
+                if self.rot.node == Some(index) {
                     // A rotten region may be refused; then it is lost.
                     self.lose_node(index);
                 } else {
@@ -200,6 +200,7 @@ impl World {
         node.tear = None;
         node.slow_disk = false;
         node.storage.stop(death);
+        self.rot.node_ends(index);
         let frozen = node.frozen.take();
         self.note(|| format!("n{index} ends: {death:?}"));
         for what in frozen.into_iter().flatten() {
@@ -324,11 +325,20 @@ impl World {
         };
         let tear = node.tear.take();
         let told = name_of(&operation);
+        let written = match &operation {
+            Operation::Write(write) if !write.only_unwritten => {
+                Some((write.start.0, write.contexts.len() as u64))
+            }
+            _ => None,
+        };
         let outcome = node.storage.run(operation, tear);
         let failure = match &outcome {
             Outcome::Failed(error, _) => Some(error.to_string()),
             _ => None,
         };
+        if let (Some((start, count)), None) = (written, &failure) {
+            self.rot.heals(index, start, count);
+        }
         self.note(|| {
             format!(
                 "n{index} does {told}: {}",

@@ -346,7 +346,8 @@ impl World {
             .is_some_and(|host| host.life == Life::Active && host.frozen.is_none());
         // With a rotten disk beside it, a replica that leaves early may be the last that has a block in good state.
         let may_leave = self
-            .rotten
+            .rot
+            .node
             .is_none_or(|rotten| self.operator.targets.get(slot) == Some(&rotten));
         match spare {
             Some(spare) if usable && may_leave && self.operator.lost.is_none() => {
@@ -420,11 +421,11 @@ impl World {
         match self.stage {
             // Bad blocks on the last whole replica, found late, keep the others from being made whole. Nobody has
             // them in good state any more; as the upstairs says, they have to be written anew.
-            Stage::Rest if !well && !self.rotted.is_empty() && busy == 0 => {
+            Stage::Rest if !well && !self.rot.is_none() && busy == 0 => {
                 let since = *self.operator.unwell.get_or_insert(self.now);
                 if self.now.since(since) > HOPELESS {
                     self.operator.unwell = Some(self.now);
-                    self.operator.anew = self.rotted_blocks();
+                    self.operator.anew = self.rot.blocks().iter().copied().collect();
                 }
                 self.write_anew(index);
             }

@@ -79,6 +79,9 @@ impl World {
         let outcome = match result {
             Ok(()) => {
                 self.outcome.copies += 1;
+                let per_extent = u64::from(self.setup.geometry.blocks_per_extent());
+                let start = u64::from(extent.0) * per_extent;
+                self.rot.heals(index, start, per_extent);
                 Outcome::Done
             }
             Err(error) => Outcome::Failed(error, Operation::Repair { extent, source }),
