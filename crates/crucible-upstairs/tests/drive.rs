@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use crucible_protocol::{BlockIndex, Geometry};
-use crucible_upstairs::core::{ReplaceResult, ReplicaState, VolumeError, Written};
+use crucible_upstairs::core::{ReplaceResult, ReplicaState, Request, VolumeError, Written};
 use crucible_upstairs::crypt::Key;
 use crucible_upstairs::drive::Setup;
 use crucible_upstairs::options::CrucibleOpts;
+use crucible_upstairs::store::{Ask, Outcome, Sink, Submission};
 use crucible_upstairs::volume::{Volume, block_on};
 use drive_peer::Peer;
 use uuid::Uuid;
@@ -109,6 +110,65 @@ fn what_is_written_is_read_plain_and_encrypted() {
         }
         volume.deactivate_blocking().unwrap();
     }
+}
+
+/// Asks for the next block from within the answer to the last one.
+struct Chain {
+    volume: Volume,
+    this: std::sync::Weak<Self>,
+    ended: std::sync::mpsc::Sender<u64>,
+}
+
+impl Chain {
+    fn ask(&self, block: u64) {
+        let Some(permit) = self.volume.try_permit(4096) else {
+            return;
+        };
+        let request = Request::Read {
+            start: BlockIndex(block),
+            count: 1,
+        };
+        self.volume.submit(&mut vec![Submission {
+            ask: Ask::Request(request),
+            reply: permit.reply(self.this.upgrade().unwrap(), block),
+        }]);
+    }
+}
+
+impl Sink for Chain {
+    fn complete(&self, block: u64, outcome: Outcome) {
+        if block < 40 && outcome.is_ok() {
+            self.ask(block + 1);
+        } else {
+            self.ended.send(block).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_answer_may_ask_for_the_next_block_whoever_has_the_turn() {
+    let peers = Peer::three(geometry(), true);
+    let volume = active(&peers, true);
+    write(&volume, 0, 64, 1);
+    let (ended, end) = std::sync::mpsc::channel();
+    let chains: Vec<_> = (0..4)
+        .map(|_| {
+            std::sync::Arc::new_cyclic(|this| Chain {
+                volume: volume.clone(),
+                this: this.clone(),
+                ended: ended.clone(),
+            })
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for chain in &chains {
+            scope.spawn(|| chain.ask(0));
+        }
+    });
+    for _ in &chains {
+        assert_eq!(end.recv_timeout(WITHIN).unwrap(), 40);
+    }
+    volume.deactivate_blocking().unwrap();
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! One turn: take in all that is there, decide, seal and open, answer, send; then sleep until something happens.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,8 +26,6 @@ use crate::store::{Insight, Outcome, Replies, Reply};
 const MESSAGES_MAX: usize = 256;
 /// Most requests that are taken in before something else has its turn.
 const REQUESTS_MAX: usize = 256;
-/// Most rounds of one turn before the runtime has its turn.
-const ROUNDS_MAX: usize = 32;
 
 /// Names a run of blocks to the cipher.
 pub(super) enum Run {
@@ -100,8 +97,7 @@ impl Driver {
     pub(super) fn new(
         core: Upstairs,
         clock: Clock,
-        intake: Arc<Intake>,
-        known: Arc<Known>,
+        (intake, known): (Arc<Intake>, Arc<Known>),
         (tls, lossy): (Option<TlsClient>, bool),
         crypt: Crypt<Run>,
         (bytes_max, patience): (usize, Span),
@@ -133,9 +129,13 @@ impl Driver {
         }
     }
 
-    /// Until the last handle is gone, or the volume was shut down.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..ROUNDS_MAX {
+    /// Does what there is to do, in so many rounds at most. Ready when there will never be more: the last handle is
+    /// gone, or the volume was shut down.
+    pub(super) fn turn(&mut self, rounds: usize, cx: &mut Context<'_>) -> Poll<()> {
+        if self.finished {
+            return Poll::Ready(());
+        }
+        for _ in 0..rounds {
             let now = self.clock.now();
             let mut any = self.hear_handles(now, cx);
             any |= self.hear_crypt(now);
@@ -470,33 +470,22 @@ impl Driver {
     fn keep_time(&mut self, now: Moment, cx: &mut Context<'_>) -> bool {
         let due = [self.core.deadline(), self.waiting_due()];
         let deadline = due.into_iter().flatten().min();
-        let Some(at) = deadline else {
-            self.timer_at = None;
-            return false;
-        };
+        let Some(at) = deadline else { return false };
         if at <= now {
             self.event(now, Event::Time);
             return true;
         }
-        if self.timer_at != deadline {
+        // One that fires early makes one more round; to set it anew for each request would wake the runtime each time.
+        if self.timer_at.is_none_or(|set| at < set) {
             self.timer_at = deadline;
             let left = Duration::from_nanos(at.since(now).as_nanos());
             self.timer.as_mut().reset(Instant::now() + left);
         }
-        // A timer that fires early by a hair makes one more round.
         let fired = self.timer.as_mut().poll(cx).is_ready();
         if fired {
             self.timer_at = None;
         }
         fired
-    }
-}
-
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_mut().turn(cx)
     }
 }
 

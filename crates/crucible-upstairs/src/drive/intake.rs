@@ -45,13 +45,14 @@ impl Intake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn submit(&self, batch: &mut Vec<Submission>) {
+    /// Takes all of it. Gives the waker of the driver if that is asleep: whoever gets it sees to it.
+    pub(super) fn submit(&self, batch: &mut Vec<Submission>) -> Option<Waker> {
         let mut state = self.lock();
         if state.closed {
             drop(state);
             // Each of them says, as it is dropped, that the volume was shut down.
             batch.clear();
-            return;
+            return None;
         }
         for Submission { ask, reply } in batch.drain(..) {
             match ask {
@@ -59,7 +60,7 @@ impl Intake {
                 Ask::Command(command) => state.commands.push((command, reply)),
             }
         }
-        Self::wake(state);
+        state.sleeper.take()
     }
 
     pub(super) fn ask(&self, question: oneshot::Sender<Box<Insight>>) {

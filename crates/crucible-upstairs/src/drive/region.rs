@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 use vm_types::{Clock, Span};
 
+use super::desk::{Desk, Turns};
 use super::driver::Driver;
 use super::intake::Intake;
 use super::tls::{TlsClient, TlsError};
@@ -22,6 +23,7 @@ use crate::store::{Ask, Insight, Outline, Shape, Store, Submission};
 pub struct Region {
     intake: Arc<Intake>,
     known: Arc<Known>,
+    desk: Arc<Desk>,
     generation: u64,
     control: Option<SocketAddr>,
 }
@@ -148,12 +150,6 @@ impl Region {
             encrypted: config.encrypted,
             geometry: Mutex::new(config.geometry),
         });
-        let region = Arc::new(Self {
-            intake: intake.clone(),
-            known: known.clone(),
-            generation,
-            control: listener.as_ref().and_then(|l| l.local_addr().ok()),
-        });
         let clock = Clock::monotonic();
         let session = SessionId(Uuid::new_v4());
         config.jitter_seed = session.0.as_u64_pair().0;
@@ -162,13 +158,25 @@ impl Region {
         let nudge = intake.clone();
         let envelope = Envelope::new(key.as_ref());
         let crypt = Crypt::new(envelope, Box::new(move || nudge.nudge()));
+        let entered = runtime.enter();
+        let parts = (intake.clone(), known.clone());
+        let driver = Driver::new(core, clock, parts, (tls, lossy), crypt, bounds);
+        drop(entered);
+        let desk = Arc::new(Desk::new(driver, runtime.handle().clone()));
+        let region = Arc::new(Self {
+            intake,
+            known,
+            desk: desk.clone(),
+            generation,
+            control: listener.as_ref().and_then(|l| l.local_addr().ok()),
+        });
         let observer = Arc::downgrade(&region);
         let work = move || {
             runtime.block_on(async move {
                 if let Some(listener) = listener {
                     tokio::spawn(control::serve(listener, observer));
                 }
-                Driver::new(core, clock, intake, known, (tls, lossy), crypt, bounds).await;
+                Turns(desk).await;
             });
         };
         std::thread::Builder::new()
@@ -210,7 +218,12 @@ impl Store for Region {
                 *generation = self.generation;
             }
         }
-        self.intake.submit(batch);
+        let by_caller = Desk::is_for_caller(batch);
+        match self.intake.submit(batch) {
+            Some(sleeper) if by_caller => self.desk.take_turn(&sleeper),
+            Some(sleeper) => sleeper.wake(),
+            None => {}
+        }
     }
 
     fn shape(&self) -> Option<Shape> {
