@@ -602,8 +602,8 @@ impl DiskFile for ImageFile {
         self.read_at(buffer, offset).map(|()| true)
     }
 
-    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.write_at(&[IoSlice::new(buffer)], offset)
+    fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(buffers, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {

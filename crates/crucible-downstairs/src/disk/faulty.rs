@@ -207,9 +207,9 @@ impl DiskFile for FaultyFile {
         self.inner.read_now(buffer, offset)
     }
 
-    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+    fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         // Fails as any other write.
-        self.write_at(&[IoSlice::new(buffer)], offset)
+        self.write_at(buffers, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -231,20 +231,28 @@ impl DiskFile for HostFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        let done = self.past_cache.write(&self.file, buffer, offset)?;
-        let rest = buffer.get(done..).unwrap_or_default();
-        if !rest.is_empty() {
-            let offset = offset.saturating_add(done as u64);
-            self.write_at(&[IoSlice::new(rest)], offset)?;
-            self.begin_sync(offset, rest.len());
+    fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut done = self.past_cache.write(&self.file, buffers, offset)?;
+        let begin = offset.saturating_add(done as u64);
+        let mut rest = Vec::new();
+        for buffer in buffers {
+            let skip = done.min(buffer.len());
+            done -= skip;
+            if let Some(left) = buffer.get(skip..).filter(|left| !left.is_empty()) {
+                rest.push(IoSlice::new(left));
+            }
+        }
+        let length = rest.iter().map(|slice| slice.len()).sum();
+        if length > 0 {
+            self.write_at(&rest, begin)?;
+            self.begin_sync(begin, length);
         }
         Ok(())
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.write_at(&[IoSlice::new(buffer)], offset)
+    fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(buffers, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -91,7 +91,7 @@ pub trait DiskFile: Debug + Send + Sync {
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// The same as [`DiskFile::write_at`], for much at once that is not read again soon: where the system lets it, it
     /// goes to the medium at once, so that the sync that follows finds little left to do.
-    fn write_long(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes the content durable, and as much metadata as it takes to read it again.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and metadata durable.

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,34 +36,39 @@ enum Way {
 }
 
 impl PastCache {
-    /// Writes as much of the buffer as can be written this way, from its beginning; answers how much that was. The rest
-    /// is to go the ordinary way, which may be all of it.
-    pub(super) fn write(&self, file: &File, buffer: &[u8], offset: u64) -> io::Result<usize> {
-        let length = buffer.len() / ALIGN * ALIGN;
-        if buffer.len() < LEAST_BYTES || !offset.is_multiple_of(ALIGN as u64) {
+    /// Writes as much of the buffers as can be written this way, from their beginning; answers how many bytes that was.
+    /// The rest is to go the ordinary way, which may be all of it.
+    pub(super) fn write(
+        &self,
+        file: &File,
+        buffers: &[IoSlice<'_>],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let length: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if length < LEAST_BYTES || !offset.is_multiple_of(ALIGN as u64) {
             return Ok(0);
         }
         let Some(way) = self.open(file) else {
             return Ok(0);
         };
+        let end = length / ALIGN * ALIGN;
+        let mut rest = Rest { buffers, begin: 0 };
         let mut done = 0;
-        while let Some(piece) = buffer.get(done..length.min(done + PIECE_BYTES))
-            && !piece.is_empty()
-        {
-            match write_aligned(&way, piece, offset + done as u64) {
-                Ok(0) => break,
-                // Past a short write, place and memory may lie askew: the rest goes the ordinary way.
-                Ok(moved) if moved < piece.len() => {
-                    done += moved;
-                    break;
-                }
+        while done < end {
+            let wanted = PIECE_BYTES.min(end - done);
+            let at = offset.saturating_add(done as u64);
+            let moved = rest.with_straight(wanted, |piece| write_all(&way, piece, at));
+            match moved {
                 Ok(moved) => done += moved,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_refusal(&error) => {
                     *self.lock() = Way::Closed;
                     break;
                 }
                 Err(error) => return Err(error),
+            }
+            if !done.is_multiple_of(PIECE_BYTES) {
+                // The end, or a short write: then place and memory may lie askew, and the rest goes the ordinary way.
+                break;
             }
         }
         Ok(done)
@@ -106,20 +111,70 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// One system call, from memory that lies straight.
-fn write_aligned(file: &File, piece: &[u8], offset: u64) -> io::Result<usize> {
-    if piece.as_ptr().align_offset(ALIGN) == 0 {
-        return file.write_at(piece, offset);
+/// One piece; fewer bytes when the system takes no more.
+fn write_all(file: &File, piece: &[u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.write_at(piece, offset) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
-    STRAIGHT.with_borrow_mut(|memory| {
-        memory.resize(PIECE_BYTES + ALIGN, 0);
-        let begin = memory.as_ptr().align_offset(ALIGN);
-        let Some(straight) = memory.get_mut(begin..begin.saturating_add(piece.len())) else {
-            return Err(ErrorKind::InvalidInput.into());
-        };
-        straight.copy_from_slice(piece);
-        file.write_at(straight, offset)
-    })
+}
+
+/// What of the buffers is still to be written.
+struct Rest<'a> {
+    buffers: &'a [IoSlice<'a>],
+    /// Bytes of the first of them that are done.
+    begin: usize,
+}
+
+impl<'a> Rest<'a> {
+    /// Gives the next `wanted` bytes to `write`, in memory that lies straight: as they are, or copied.
+    fn with_straight(
+        &mut self,
+        wanted: usize,
+        write: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        if let Some(piece) = self.next_of_one(wanted)
+            && piece.as_ptr().align_offset(ALIGN) == 0
+        {
+            self.begin += wanted;
+            return write(piece);
+        }
+        STRAIGHT.with_borrow_mut(|memory| {
+            memory.resize(PIECE_BYTES + ALIGN, 0);
+            let begin = memory.as_ptr().align_offset(ALIGN);
+            let Some(straight) = memory.get_mut(begin..begin.saturating_add(wanted)) else {
+                return Err(ErrorKind::InvalidInput.into());
+            };
+            let mut room = &mut *straight;
+            while !room.is_empty()
+                && let Some((first, others)) = self.buffers.split_first()
+            {
+                let left = first.get(self.begin..).unwrap_or_default();
+                let (target, later) = room.split_at_mut(left.len().min(room.len()));
+                target.copy_from_slice(left.get(..target.len()).unwrap_or_default());
+                self.begin += target.len();
+                room = later;
+                if self.begin >= first.len() {
+                    self.buffers = others;
+                    self.begin = 0;
+                }
+            }
+            if !room.is_empty() {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            write(straight)
+        })
+    }
+
+    /// So many bytes, if they lie in one buffer.
+    fn next_of_one(&self, wanted: usize) -> Option<&'a [u8]> {
+        let buffers: &'a [IoSlice<'a>] = self.buffers;
+        buffers
+            .first()?
+            .get(self.begin..self.begin.checked_add(wanted)?)
+    }
 }
 
 #[cfg(test)]
@@ -164,14 +219,22 @@ mod tests {
         let scratch = Scratch::new();
         let past = PastCache::default();
         let bytes = noise((3 << 20) + 5000);
-        for (skip, offset) in [(0, 0), (1, 4096), (17, 1 << 20), (4096, 8192)] {
+        for (skip, offset, each) in [
+            (0, 0, usize::MAX),
+            (1, 4096, usize::MAX),
+            (17, 1 << 20, 5000),
+            (4096, 8192, 4096),
+            (0, 0, 1 << 20),
+            (3, 0, (1 << 20) + 1),
+        ] {
             // What the cache has must not hide what is newer.
             scratch
                 .1
                 .write_all_at(&vec![9; bytes.len()], offset)
                 .unwrap();
             let piece = &bytes[skip..];
-            let done = past.write(&scratch.1, piece, offset).unwrap();
+            let slices: Vec<IoSlice<'_>> = piece.chunks(each).map(IoSlice::new).collect();
+            let done = past.write(&scratch.1, &slices, offset).unwrap();
             assert!(done <= piece.len());
             scratch
                 .1
@@ -189,8 +252,16 @@ mod tests {
         let scratch = Scratch::new();
         let past = PastCache::default();
         let bytes = noise(1 << 20);
-        assert_eq!(past.write(&scratch.1, &bytes[..65536], 0).unwrap(), 0);
-        assert_eq!(past.write(&scratch.1, &bytes, 512).unwrap(), 0);
+        assert_eq!(
+            past.write(&scratch.1, &[IoSlice::new(&bytes[..65536])], 0)
+                .unwrap(),
+            0
+        );
+        assert_eq!(
+            past.write(&scratch.1, &[IoSlice::new(&bytes)], 512)
+                .unwrap(),
+            0
+        );
         assert_eq!(past.write(&scratch.1, &[], 0).unwrap(), 0);
     }
 }

@@ -188,7 +188,7 @@ impl Inner {
             && is_zero(data)
             && file.punch(place.start, place.end - place.start)?;
         if !is_hole {
-            file.write_long(data, place.start)?;
+            file.write_long(&[IoSlice::new(data)], place.start)?;
         }
         for part in runs.runs() {
             extent.placed.add(*part);

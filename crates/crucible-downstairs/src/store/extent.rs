@@ -27,6 +27,9 @@ pub(super) const fn stamp_of(state: ExtentState) -> (u64, u64) {
 /// little gain.
 pub(super) const HOLE_BYTES: u64 = 64 << 10;
 
+/// What is written in one go from so many bytes on is a stream, and is not read again soon.
+pub(super) const LONG_BYTES: u64 = 256 << 10;
+
 /// Everything there is to know about one extent.
 #[derive(Debug)]
 pub(super) struct Extent {
@@ -359,7 +362,11 @@ impl Extent {
             }
             slices.clear();
             gather(run, source, block_size, &mut slices);
-            file.write_at(&slices, place.start)?;
+            if length >= LONG_BYTES {
+                file.write_long(&slices, place.start)?;
+            } else {
+                file.write_at(&slices, place.start)?;
+            }
         }
         for block in blocks {
             let slot = active.get(*block).unwrap_or_default();

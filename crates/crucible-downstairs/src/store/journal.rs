@@ -23,6 +23,7 @@ use crucible_protocol::context::hash;
 use crucible_protocol::layout::{ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot};
 
 use super::direct::PlacedRun;
+use super::extent::LONG_BYTES;
 use crate::disk::{Access, Disk, DiskFile};
 
 /// The name of the journal in the region directory.
@@ -334,7 +335,16 @@ impl Journal {
         slices.push(IoSlice::new(meta));
         slices.extend_from_slice(data);
         self.broken = true;
-        self.file.write_at(&slices, position)?;
+        if length >= LONG_BYTES {
+            // Up to where the next record begins, so that all of it can go one way.
+            let used = (RECORD_HEAD + meta.len()) as u64 + data_length;
+            let zeros = [0; ALIGN as usize];
+            let end = usize::try_from(length.saturating_sub(used)).unwrap_or_default();
+            slices.push(IoSlice::new(zeros.get(..end).unwrap_or_default()));
+            self.file.write_long(&slices, position)?;
+        } else {
+            self.file.write_at(&slices, position)?;
+        }
         self.file.sync_data()?;
         self.broken = false;
         self.head = Mark {

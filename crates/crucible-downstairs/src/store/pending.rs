@@ -64,7 +64,9 @@ impl Pending {
             self.contexts.push(stored);
             let each = blocks_of_piece(data.len());
             if (entry as usize).is_multiple_of(each) && entry as usize / each == self.pieces.len() {
-                self.pieces.push(Vec::new());
+                // Who has filled one fills the next one, too; a small one grows.
+                let room = if entry == 0 { 0 } else { each * data.len() };
+                self.pieces.push(Vec::with_capacity(room));
             }
             if let Some(piece) = self.pieces.get_mut(entry as usize / each) {
                 piece.extend_from_slice(data);
