@@ -12,7 +12,7 @@ mod core_world;
 use core_world::{EXTENTS, World, address, config, dependencies, job};
 use crucible_protocol::{ExtentId, Message};
 use crucible_upstairs::core::{
-    Answer, Command, Config, Mode, ReplaceResult, ReplicaState, VolumeError,
+    Answer, Command, Config, Mode, ReplaceResult, ReplicaState, Request, VolumeError,
 };
 use vm_types::Span;
 
@@ -226,6 +226,26 @@ fn a_flush_reaches_as_far_as_the_repair_and_is_not_counted_as_whole() {
     world.paused[2] = false;
     world.advance(Span::from_secs(1));
     assert_eq!(world.answer(flush), Ok(Answer::Flushed));
+}
+
+#[test]
+fn a_snapshot_during_a_repair_fails_at_once_since_one_would_have_only_a_part() {
+    let snapshot = |world: &mut World, name: &str| {
+        world.request(Request::Flush {
+            snapshot: Some(name.to_owned()),
+        })
+    };
+    let mut world = ready(strict());
+    let early = snapshot(&mut world, "early");
+    world.run();
+    assert_eq!(
+        world.answer(early),
+        Err(VolumeError::SnapshotFailed { failed: 1 })
+    );
+    assert!(world.all_active());
+    let late = snapshot(&mut world, "late");
+    world.run();
+    assert_eq!(world.answer(late), Ok(Answer::Flushed));
 }
 
 #[test]

@@ -327,11 +327,13 @@ impl Upstairs {
             }
         }
         if snapshot.is_some() {
+            // One under repair makes a snapshot of what it does not have yet.
             let missed = job
                 .slots
                 .iter()
                 .filter(|slot| {
                     slot.snapshot_failed
+                        || slot.limit.is_some()
                         || matches!(slot.state, JobState::Skipped | JobState::Failed)
                 })
                 .count() as u32;
