@@ -75,6 +75,10 @@ const HOUSE: &[Floor] = &[
         ],
     },
     Floor {
+        krate: "crucible-pantry",
+        may: &["crucible-upstairs", "crucible-protocol", "vm-types"],
+    },
+    Floor {
         krate: "sim",
         may: LIBRARIES,
     },
@@ -118,6 +122,7 @@ const TERMINAL: &[&str] = &[
     "standalone",
     "dsc",
     "crutest",
+    "crucible-pantry",
     "crucible-downstairs",
     "crucible-upstairs",
     "sim",
@@ -133,6 +138,7 @@ const NETWORK: &[&str] = &[
     "standalone",
     "dsc",
     "crutest",
+    "crucible-pantry",
 ];
 
 const FOREIGN: &[Foreign] = &[
