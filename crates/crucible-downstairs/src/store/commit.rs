@@ -266,11 +266,11 @@ impl Inner {
         extent.highest = extent.highest.max(stamp_of(after.state));
         self.pending_bytes
             .fetch_sub(source.bytes(), Ordering::Relaxed);
-        if let Some(mut used) = Arc::into_inner(source)
-            && extent.pending.is_empty()
-        {
-            used.clear();
-            extent.pending = used;
+        if let Some(mut used) = Arc::into_inner(source) {
+            used.clear(&self.pieces);
+            if extent.pending.is_empty() {
+                extent.pending = used;
+            }
         }
         self.note_clean(&extent);
         Ok(())
@@ -287,11 +287,13 @@ impl Inner {
         if extent.pending.is_empty() {
             extent.pending = Arc::try_unwrap(older).unwrap_or_else(|older| {
                 let mut copy = Pending::default();
-                copy.absorb(&older, self.block_size());
+                copy.absorb(&older, self.block_size(), &self.pieces);
                 copy
             });
         } else {
-            extent.pending.absorb(&older, self.block_size());
+            extent
+                .pending
+                .absorb(&older, self.block_size(), &self.pieces);
         }
         let saved = before - extent.pending.bytes();
         self.pending_bytes.fetch_sub(saved, Ordering::Relaxed);

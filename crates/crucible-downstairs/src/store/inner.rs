@@ -12,6 +12,7 @@ use crucible_protocol::{CrucibleError, ExtentId, Geometry, RegionDefinition};
 
 use super::extent::Extent;
 use super::journal::Journal;
+use super::pending::Pieces;
 use super::region::{Mode, Options};
 use super::vet::Refusals;
 use crate::disk::{Access, Disk, DiskFile};
@@ -31,6 +32,7 @@ pub(super) struct Inner {
     pub(super) dirty: Mutex<BTreeSet<u32>>,
     /// Bytes that wait for a commit.
     pub(super) pending_bytes: AtomicUsize,
+    pub(super) pieces: Pieces,
     pub(super) open_files: AtomicUsize,
     pub(super) context_bytes: AtomicUsize,
     /// Held while something is written in place without the log; alone by who needs the files to stay as they are.
@@ -76,6 +78,7 @@ impl Inner {
             log: Mutex::new(Log::default()),
             dirty: Mutex::new(BTreeSet::new()),
             pending_bytes: AtomicUsize::new(0),
+            pieces: Pieces::default(),
             open_files: AtomicUsize::new(0),
             context_bytes: AtomicUsize::new(0),
             direct_gate: RwLock::new(()),

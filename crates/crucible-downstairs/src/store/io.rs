@@ -193,7 +193,7 @@ impl Inner {
                 flush_id,
                 ..*stored
             };
-            grown += extent.pending.put(block, stored, data);
+            grown += extent.pending.put(block, stored, data, &self.pieces);
         }
         self.pending_bytes.fetch_add(grown, Ordering::Relaxed);
         if fresh && grown > 0 {

@@ -330,17 +330,17 @@ impl Journal {
         head[24..32].copy_from_slice(&data_length.to_le_bytes());
         let sum = record_hash(&head[..32], meta);
         head[32..40].copy_from_slice(&sum.to_le_bytes());
-        let mut slices = Vec::with_capacity(data.len() + 2);
+        let mut slices = Vec::with_capacity(data.len() + 3);
         slices.push(IoSlice::new(&head));
         slices.push(IoSlice::new(meta));
         slices.extend_from_slice(data);
         self.broken = true;
+        // Up to where the next record begins: whole pages need not be read before they are written.
+        let used = (RECORD_HEAD + meta.len()) as u64 + data_length;
+        let zeros = [0; ALIGN as usize];
+        let end = usize::try_from(length.saturating_sub(used)).unwrap_or_default();
+        slices.push(IoSlice::new(zeros.get(..end).unwrap_or_default()));
         if length >= LONG_BYTES {
-            // Up to where the next record begins, so that all of it can go one way.
-            let used = (RECORD_HEAD + meta.len()) as u64 + data_length;
-            let zeros = [0; ALIGN as usize];
-            let end = usize::try_from(length.saturating_sub(used)).unwrap_or_default();
-            slices.push(IoSlice::new(zeros.get(..end).unwrap_or_default()));
             self.file.write_long(&slices, position)?;
         } else {
             self.file.write_at(&slices, position)?;
