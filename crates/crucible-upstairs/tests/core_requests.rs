@@ -431,6 +431,41 @@ fn bad_data_is_read_from_another_and_the_replica_is_repaired() {
 }
 
 #[test]
+fn proof_that_comes_after_a_replica_was_given_up_counts_too() {
+    for late in [Span::ZERO, Span::from_millis(150)] {
+        let mut world = World::active();
+        world.write(0, 16, 4);
+        world.flush();
+        world.run();
+        world.replicas[0].rot(0);
+        world.replicas[0].rot(9);
+        world.paused = [false, true, true, false];
+        let reads: Vec<_> = (0..6)
+            .map(|round| world.read([0, 9][round % 2], 1))
+            .collect();
+        world.run();
+        // Replica 0 has given bad data of both extents. The first proof costs it; the other comes later.
+        world.paused[1] = false;
+        while world.state(0) == ReplicaState::Active {
+            assert!((0..3).any(|client| world.step_replica(client)
+                | world.step_upstairs(client)
+                | world.step_cipher(0)));
+        }
+        world.paused[1] = late > Span::ZERO;
+        world.advance(late);
+        world.paused = [false; 4];
+        world.advance(Span::from_secs(5));
+        assert!(reads.iter().all(|read| world.fills(*read) == [4]));
+        assert!(world.all_active());
+        world.assert_equal();
+        assert_eq!(
+            (world.replicas[0].fill(0), world.replicas[0].fill(9)),
+            (4, 4)
+        );
+    }
+}
+
+#[test]
 fn data_that_is_bad_on_all_three_is_an_error_and_costs_nobody() {
     let mut world = three_with_data();
     for replica in 0..3 {

@@ -522,7 +522,8 @@ impl Upstairs {
     }
 
     /// A replica gave bad data where another had good: its extents will be copied from another, at once if two
-    /// others are whole. With fewer, a replica with a bad block is worth more than none.
+    /// others are whole. With fewer, a replica with a bad block is worth more than none. Proof may come when it was given
+    /// up for something else; the repair that has begun since has perhaps left that extent alone, and begins anew.
     fn distrust(
         &mut self,
         id: ClientId,
@@ -534,7 +535,7 @@ impl Upstairs {
         let Some(geometry) = self.geometry else {
             return;
         };
-        if self.config.read_only || !self.clients[id].is_active() {
+        if self.config.read_only {
             return;
         }
         for run in geometry.runs(start, count) {
@@ -543,7 +544,8 @@ impl Upstairs {
         let others = self
             .clients
             .count(|other| other.id != id && other.is_active());
-        if others == 2 {
+        let client = &self.clients[id];
+        if client.is_repairing() || (client.is_active() && others == 2) {
             let reason = format!("blocks {start}+{count}: {bad}, another has them in good state");
             self.fault(id, &reason, out);
         }
