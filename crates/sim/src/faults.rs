@@ -66,6 +66,10 @@ faults! {
     Upstairs = "upstairs",
     /// The operator deactivates the volume and activates it again.
     Deactivate = "deactivate",
+    /// The guest asks for a snapshot.
+    Snapshot = "snapshot",
+    /// Operations on a disk fail, and each error is reported many times, as region servers of the reference do it.
+    Repeat = "repeat",
 }
 
 /// A set of kinds.

@@ -34,6 +34,10 @@ pub struct Outcome {
     pub copies: u64,
     /// Reports of bad data.
     pub integrity: u64,
+    /// Snapshots that were told to be there.
+    pub snapshots: u64,
+    /// Volumes that were served read-only in the end, and read, with two missing, one, none.
+    pub read_only: [u64; 3],
     /// Times that all replicas of an active volume were given up.
     pub given_up: u64,
     /// The most jobs that an upstairs knew at once.
@@ -88,6 +92,8 @@ impl Outcome {
             activations: 0,
             copies: 0,
             integrity: 0,
+            snapshots: 0,
+            read_only: [0; 3],
             given_up: 0,
             jobs_most: 0,
             totals: Totals::default(),
@@ -95,7 +101,7 @@ impl Outcome {
         }
     }
 
-    fn numbers(&self) -> [(&'static str, u64); 20] {
+    fn numbers(&self) -> [(&'static str, u64); 24] {
         let totals = &self.totals;
         [
             ("guest reads", totals.reads),
@@ -115,6 +121,10 @@ impl Outcome {
             ("barriers", totals.barriers),
             ("hedged reads", totals.hedged_reads),
             ("reports of bad data", self.integrity),
+            ("snapshots", self.snapshots),
+            ("read-only with two missing", self.read_only[0]),
+            ("read-only with one missing", self.read_only[1]),
+            ("read-only with all three", self.read_only[2]),
             ("all replicas given up", self.given_up),
             ("events", self.events),
             (

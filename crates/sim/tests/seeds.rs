@@ -44,7 +44,15 @@ fn every_kind_of_fault_comes_and_everything_is_repaired() {
     for kind in Fault::ALL {
         assert!(table.fault(*kind) > 0, "{} never came", kind.name());
     }
-    for sum in ["replays", "live repairs", "live repairs broken off"] {
+    for sum in [
+        "replays",
+        "live repairs",
+        "live repairs broken off",
+        "snapshots",
+        "read-only with two missing",
+        "read-only with one missing",
+        "read-only with all three",
+    ] {
         assert!(table.sum(sum) > 0, "no {sum}");
     }
 }

@@ -37,6 +37,17 @@ pub enum Asked {
         /// The next version then.
         before: Version,
     },
+    /// A snapshot: as a flush, and as a read of everything.
+    Snapshot {
+        /// Under which activation.
+        epoch: Epoch,
+        /// The next version then.
+        before: Version,
+        /// What it is called.
+        number: u64,
+        /// What was known of each block then.
+        views: Vec<View>,
+    },
     /// The operator wants the volume active.
     Activate,
     /// The operator lets go: as a flush.

@@ -39,10 +39,14 @@ pub type Contents = Vec<Result<(ReadBlockContext, Vec<u8>), CrucibleError>>;
 /// One region on one disk. Everything happens at once here; the world adds the time that it takes.
 pub trait Storage {
     /// Opens the region after a start; with what was left. The highest generation that was ever promoted.
-    fn start(&mut self) -> Result<u64, String>;
+    fn start(&mut self, read_only: bool) -> Result<u64, String>;
     /// Performs anything but [`Operation::Repair`]. The power may go after so many steps on the disk
     /// (`power_after`); what comes of the operation then is never told to anybody.
     fn run(&mut self, operation: Operation, power_after: Option<u64>) -> Outcome;
+    /// All that is in memory goes to its place, as at an orderly end.
+    fn settle(&mut self);
+    /// What a snapshot has; `None` if there is no such snapshot.
+    fn snapshot(&self, name: &str) -> Result<Option<Contents>, String>;
     /// Ends the process that has the region open.
     fn stop(&mut self, death: Death);
     /// Whether an extent is closed.

@@ -1,6 +1,8 @@
 //! A model of the store: what its contract says, with none of its files. A write is a version of a block until a
 //! flush of its extent; a loss of power leaves any of the versions.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use crucible_downstairs::core::{Operation, Outcome, WriteOperation};
 use crucible_protocol::{
@@ -22,6 +24,7 @@ pub struct ModelDisk {
     geometry: Geometry,
     extents: Vec<Extent>,
     promoted: u64,
+    snapshots: BTreeMap<String, Vec<Cell>>,
     open: bool,
     errors: Option<(u64, u64)>,
     full: bool,
@@ -87,10 +90,17 @@ impl ModelDisk {
             geometry,
             extents: vec![extent; geometry.extent_count() as usize],
             promoted: 0,
+            snapshots: BTreeMap::new(),
             open: false,
             errors: None,
             full: false,
         })
+    }
+
+    /// All blocks, as they are read.
+    fn cells(&self) -> impl Iterator<Item = &Cell> {
+        let blocks = self.extents.iter().flat_map(|extent| &extent.blocks);
+        blocks.filter_map(|versions| versions.last())
     }
 
     fn extent(&self, id: ExtentId) -> Result<&Extent, CrucibleError> {
@@ -223,7 +233,13 @@ impl ModelDisk {
                 }
                 Ok(Outcome::Done)
             }
-            Operation::Snapshot { .. } => Ok(Outcome::Done),
+            Operation::Snapshot { name } => {
+                self.touch(true)
+                    .map_err(|error| CrucibleError::SnapshotFailed(error.to_string()))?;
+                let cells = self.cells().cloned().collect();
+                self.snapshots.entry(name.clone()).or_insert(cells);
+                Ok(Outcome::Done)
+            }
             Operation::FlushExtent {
                 extent,
                 flush,
@@ -326,12 +342,26 @@ impl ModelDisk {
     }
 }
 
+fn content(cell: &Cell) -> (ReadBlockContext, Vec<u8>) {
+    let context = cell
+        .context
+        .map_or(ReadBlockContext::Empty, ReadBlockContext::from);
+    (context, cell.data.to_vec())
+}
+
 fn closed(extent: ExtentId) -> CrucibleError {
     CrucibleError::GenericError(format!("extent {extent} is closed for repair"))
 }
 
 impl Storage for ModelDisk {
-    fn start(&mut self) -> Result<u64, String> {
+    fn settle(&mut self) {}
+
+    fn snapshot(&self, name: &str) -> Result<Option<Contents>, String> {
+        let cells = self.snapshots.get(name);
+        Ok(cells.map(|cells| cells.iter().map(|cell| Ok(content(cell))).collect()))
+    }
+
+    fn start(&mut self, _read_only: bool) -> Result<u64, String> {
         self.open = true;
         self.errors = None;
         self.full = false;
@@ -449,15 +479,6 @@ impl Storage for ModelDisk {
     }
 
     fn contents(&self) -> Contents {
-        let cells = self.extents.iter().flat_map(|extent| &extent.blocks);
-        cells
-            .filter_map(|versions| versions.last())
-            .map(|cell| {
-                let context = cell
-                    .context
-                    .map_or(ReadBlockContext::Empty, ReadBlockContext::from);
-                Ok((context, cell.data.to_vec()))
-            })
-            .collect()
+        self.cells().map(|cell| Ok(content(cell))).collect()
     }
 }

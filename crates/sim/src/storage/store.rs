@@ -1,11 +1,12 @@
 //! The store itself, on a disk in memory that crashes and fails.
 
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use crucible_downstairs::core::{Operation, Outcome};
-use crucible_downstairs::disk::{Choice, CrashDisk, Disk, Fault, FaultyDisk};
-use crucible_downstairs::store::{ExtentFile, Mode, Options, Overwrite, Region};
+use crucible_downstairs::disk::{Access, Choice, CrashDisk, Disk, Fault, FaultyDisk, NodeKind};
+use crucible_downstairs::store::{ExtentFile, Mode, Options, Overwrite, Region, SNAPSHOTS};
 use crucible_protocol::layout::names::extent_path;
 use crucible_protocol::layout::{ExtentLayout, Slot};
 use crucible_protocol::{BlockIndex, CrucibleError, ExtentId, RegionDefinition};
@@ -97,21 +98,66 @@ impl StoreDisk {
     }
 }
 
+/// Small bounds, so that all of them are reached.
+fn options() -> Options {
+    Options {
+        pending_bytes: 8 << 10,
+        context_bytes: 4 << 10,
+        open_files: 4,
+        journal_bytes: 32 << 10,
+        direct_bytes: 2 << 10,
+        direct_after: 1,
+        background: false,
+    }
+}
+
+/// Copies what is in one directory to another.
+fn copy_tree(from: &CrashDisk, source: &str, to: &CrashDisk, target: &str) -> io::Result<()> {
+    let below = |directory: &str, name: &str| match directory {
+        "" => name.to_owned(),
+        directory => format!("{directory}/{name}"),
+    };
+    for entry in from.list(source)? {
+        let (here, there) = (below(source, &entry.name), below(target, &entry.name));
+        if entry.kind == NodeKind::Directory {
+            to.create_directory(&there)?;
+            copy_tree(from, &here, to, &there)?;
+        } else {
+            let file = from.open(&here, Access::Read)?;
+            let mut content = vec![0; file.length()? as usize];
+            file.read_at(&mut content, 0)?;
+            let copy = to.open(&there, Access::Create)?;
+            copy.write_at(&[IoSlice::new(&content)], 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// All blocks, each by itself.
+fn contents_of(region: &Region) -> Contents {
+    let (mut data, mut contexts) = (BytesMut::new(), Vec::new());
+    (0..region.geometry().block_count())
+        .map(|block| {
+            data.clear();
+            contexts.clear();
+            region.read(BlockIndex(block), 1, &mut data, &mut contexts)?;
+            let context = contexts.first().copied();
+            let context = context.ok_or(CrucibleError::MissingBlockContext)?;
+            Ok((context, data.to_vec()))
+        })
+        .collect()
+}
+
 impl Storage for StoreDisk {
-    fn start(&mut self) -> Result<u64, String> {
+    fn start(&mut self, read_only: bool) -> Result<u64, String> {
         let faulty = Arc::new(FaultyDisk::new(Arc::new(self.disk.clone())));
-        let options = Options {
-            pending_bytes: 8 << 10,
-            context_bytes: 4 << 10,
-            open_files: 4,
-            journal_bytes: 32 << 10,
-            direct_bytes: 2 << 10,
-            direct_after: 1,
-            background: false,
+        let mode = if read_only {
+            Mode::ReadOnly
+        } else {
+            Mode::ReadWrite
         };
         let shared: Arc<dyn Disk> = faulty.clone();
-        let region =
-            Region::open(shared, Mode::ReadWrite, options).map_err(|error| error.to_string())?;
+        let region = Region::open(shared, mode, options()).map_err(|error| error.to_string())?;
         let promoted = region.promoted_generation();
         self.faulty = Some(faulty);
         self.region = Some(Arc::new(region));
@@ -126,6 +172,25 @@ impl Storage for StoreDisk {
             Ok(outcome) => outcome,
             Err(error) => Outcome::Failed(error, operation),
         }
+    }
+
+    fn settle(&mut self) {
+        // What could not be settled is settled by the next start.
+        if let Ok(region) = self.region() {
+            let _ = region.settle();
+        }
+    }
+
+    fn snapshot(&self, name: &str) -> Result<Option<Contents>, String> {
+        let from = format!("{SNAPSHOTS}/{name}");
+        if !matches!(self.disk.kind(&from), Ok(Some(NodeKind::Directory))) {
+            return Ok(None);
+        }
+        let copy = CrashDisk::new();
+        copy_tree(&self.disk, &from, &copy, "").map_err(|error| error.to_string())?;
+        let region = Region::open(Arc::new(copy), Mode::ReadOnly, options())
+            .map_err(|error| error.to_string())?;
+        Ok(Some(contents_of(&region)))
     }
 
     fn stop(&mut self, death: Death) {
@@ -203,19 +268,7 @@ impl Storage for StoreDisk {
     }
 
     fn contents(&self) -> Contents {
-        let Ok(region) = self.region() else {
-            return Contents::new();
-        };
-        let (mut data, mut contexts) = (BytesMut::new(), Vec::new());
-        (0..region.geometry().block_count())
-            .map(|block| {
-                data.clear();
-                contexts.clear();
-                region.read(BlockIndex(block), 1, &mut data, &mut contexts)?;
-                let context = contexts.first().copied();
-                let context = context.ok_or(CrucibleError::MissingBlockContext)?;
-                Ok((context, data.to_vec()))
-            })
-            .collect()
+        let region = self.region();
+        region.map(|region| contents_of(region)).unwrap_or_default()
     }
 }

@@ -165,7 +165,10 @@ impl World {
                 true
             }
             Fault::Kill | Fault::Power | Fault::Tear => self.fell(kind, lasts),
-            Fault::DiskError | Fault::DiskFull | Fault::SlowDisk => self.spoil(kind, lasts),
+            Fault::DiskError | Fault::DiskFull | Fault::SlowDisk | Fault::Repeat => {
+                self.spoil(kind, lasts)
+            }
+            Fault::Snapshot => self.ask_for_snapshot(),
             Fault::Rot => self.rot(),
             Fault::Loss => {
                 let node = self.any_target();
@@ -324,6 +327,10 @@ impl World {
         node.troubles += 1;
         match kind {
             Fault::DiskError => node.storage.trouble(Trouble::Errors { skip, count }),
+            Fault::Repeat => {
+                node.storage.trouble(Trouble::Errors { skip, count });
+                node.repeats = true;
+            }
             Fault::DiskFull => node.storage.trouble(Trouble::Full),
             _ => node.slow_disk = true,
         }
@@ -379,6 +386,7 @@ impl World {
                 if let Some(node) = self.nodes.get_mut(node) {
                     node.storage.heal();
                     node.slow_disk = false;
+                    node.repeats = false;
                 }
             }
             Relief::Ghost(number) => self.send(number, Way::Up, Item::End),

@@ -105,6 +105,7 @@ impl World {
         let config = Config {
             geometry: seed.is_multiple_of(2).then_some(setup.geometry),
             encrypted: setup.encrypted,
+            read_only: self.stage == Stage::ReadOnly,
             degraded_activation: degraded,
             flush_interval: setup.flush_interval,
             patience: setup.patience,
@@ -371,7 +372,7 @@ impl World {
         });
         let is_guest = matches!(
             asked,
-            Asked::Read { .. } | Asked::Write { .. } | Asked::Flush { .. }
+            Asked::Read { .. } | Asked::Write { .. } | Asked::Flush { .. } | Asked::Snapshot { .. }
         );
         if is_guest && let Some(host) = self.hosts.get_mut(index) {
             host.busy -= 1;
@@ -415,6 +416,20 @@ impl World {
                 self.outcome.answered += 1;
                 self.history.flushed(epoch, before);
             }
+            (
+                Asked::Snapshot {
+                    epoch,
+                    before,
+                    number,
+                    views,
+                },
+                Answer::Flushed,
+            ) => {
+                self.outcome.answered += 1;
+                self.outcome.snapshots += 1;
+                self.history.flushed(epoch, before);
+                self.judge_snapshot(index, epoch, number, &views);
+            }
             (Asked::Activate, Answer::Activated(geometry)) => {
                 host.life = Life::Active;
                 if geometry != self.setup.geometry {
@@ -424,7 +439,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(index) {
                     host.epoch = Some(epoch);
                 }
-                self.outcome.activations += 1;
+                self.outcome.activations += u64::from(self.stage != Stage::ReadOnly);
                 self.note(|| format!("u{index} is active: {epoch:?}"));
                 self.at(Span::ZERO, What::Guest(index));
             }
@@ -507,7 +522,10 @@ impl World {
         if !possible {
             return self.fail(|| format!("{asked:?} failed with {error:?}"));
         }
-        let calm = matches!(self.stage, Stage::Verify | Stage::Flush | Stage::Deactivate);
+        let calm = matches!(
+            self.stage,
+            Stage::Verify | Stage::Flush | Stage::Deactivate | Stage::ReadOnly
+        );
         let told_late = calm && matches!(error, VolumeError::FlushFailed { .. }) && {
             // Writes that were dropped in the storm are owned up to by the next flush.
             self.operator.late_failures += 1;

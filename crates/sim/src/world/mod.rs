@@ -3,6 +3,7 @@
 //! One queue of events, each at its moment; what happens at the same moment happens in the order it was asked for.
 //! Nothing else decides the order, and chance comes from the seed alone: the same scenario is the same run.
 
+mod afterwards;
 mod chaos;
 mod compare;
 mod guest;
@@ -12,8 +13,9 @@ mod nodes;
 mod operator;
 mod repair;
 mod rot;
+mod snapshots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crucible_protocol::ClientId;
 use crucible_upstairs::core::LinkId;
@@ -33,6 +35,7 @@ use self::hosts::Host;
 use self::nodes::Node;
 use self::operator::Operator;
 use self::rot::Rot;
+use self::snapshots::Kept;
 
 /// More events than this at one moment: somebody turns in circles.
 const EVENTS_AT_ONCE_MAX: u32 = 20_000;
@@ -95,6 +98,8 @@ pub(crate) enum Stage {
     Flush,
     /// The operator lets go.
     Deactivate,
+    /// The regions are served read-only.
+    ReadOnly,
     /// Done.
     Done,
 }
@@ -130,6 +135,11 @@ pub(crate) struct World {
     /// Requests that the guest has made.
     pub(crate) issued: u64,
     pub(crate) rot: Rot,
+    /// Snapshots that the guest asked for, those that were made (of which region of which node), and those that the
+    /// guest was told of.
+    snapshots_asked: u64,
+    snapshots_made: BTreeSet<(String, usize, u64)>,
+    snapshots: Vec<Kept>,
     pub(crate) outcome: Outcome,
     pub(crate) violation: Option<String>,
 }
@@ -165,6 +175,9 @@ impl World {
             stage_since: Moment::START,
             issued: 0,
             rot: Rot::default(),
+            snapshots_asked: 0,
+            snapshots_made: BTreeSet::new(),
+            snapshots: Vec::new(),
             outcome: Outcome::new(scenario),
             violation: None,
             setup,

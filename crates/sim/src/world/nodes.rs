@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crucible_downstairs::core::{
     Action, ConnectionId, Event, Facts, Mode, Operation, Outcome, Server, Ticket,
 };
-use crucible_protocol::{REPAIR_PORT_OFFSET, RegionDefinition};
+use crucible_protocol::{Message, REPAIR_PORT_OFFSET, RegionDefinition};
 use uuid::Uuid;
 use vm_types::{Moment, Span};
 
@@ -17,6 +17,8 @@ use crate::scenario::DiskKind;
 use crate::setup::Setup;
 use crate::storage::{Death, ModelDisk, Storage, StoreDisk};
 
+/// So often is an error reported once more.
+const REPEATS: usize = 9;
 /// Where a region server listens.
 const PORT: u16 = 3810;
 
@@ -48,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) definition: RegionDefinition,
     pub(crate) power: Power,
+    pub(crate) mode: Mode,
     /// How often it was started.
     pub(crate) start: u64,
     server: Option<Server>,
@@ -58,12 +61,14 @@ pub(crate) struct Node {
     wake: Option<Moment>,
     pub(crate) frozen: Option<Vec<What>>,
     pub(crate) slow_disk: bool,
+    /// It reports each error many times.
+    pub(crate) repeats: bool,
     /// The power goes so many steps into the next operation.
     pub(crate) tear: Option<u64>,
     /// Faults that are upon it.
     pub(crate) troubles: u32,
     /// How many regions it has had.
-    regions: u64,
+    pub(crate) regions: u64,
 }
 
 impl Node {
@@ -73,6 +78,7 @@ impl Node {
             index,
             definition,
             power: Power::Down,
+            mode: Mode::ReadWrite,
             start: 0,
             server: None,
             storage,
@@ -81,6 +87,7 @@ impl Node {
             wake: None,
             frozen: None,
             slow_disk: false,
+            repeats: false,
             tear: None,
             troubles: 0,
             regions: 0,
@@ -160,12 +167,12 @@ impl World {
         node.power = Power::Up;
         let facts = Facts {
             definition: node.definition,
-            mode: Mode::ReadWrite,
+            mode: node.mode,
             repair_address: node.repair_address(),
         };
         let started = node
             .storage
-            .start()
+            .start(node.mode == Mode::ReadOnly)
             .and_then(|promoted| {
                 Server::new(facts, promoted, limits).map_err(|error| error.to_string())
             })
@@ -238,6 +245,12 @@ impl World {
     fn perform_for_node(&mut self, index: usize, action: Action) {
         match action {
             Action::Send(ConnectionId(number), message) => {
+                let repeats = self.nodes.get(index).is_some_and(|node| node.repeats);
+                if repeats && matches!(message, Message::ErrorReport { .. }) {
+                    for _ in 0..REPEATS {
+                        self.send(number, Way::Down, Item::Message(message.clone()));
+                    }
+                }
                 self.send(number, Way::Down, Item::Message(message));
             }
             Action::HangUp(ConnectionId(number), reason) => {
@@ -325,6 +338,10 @@ impl World {
         };
         let tear = node.tear.take();
         let told = name_of(&operation);
+        let snapshot = match &operation {
+            Operation::Snapshot { name } => Some((name.clone(), index, node.regions)),
+            _ => None,
+        };
         let written = match &operation {
             Operation::Write(write) if !write.only_unwritten => {
                 Some((write.start.0, write.contexts.len() as u64))
@@ -336,6 +353,9 @@ impl World {
             Outcome::Failed(error, _) => Some(error.to_string()),
             _ => None,
         };
+        if failure.is_none() {
+            self.snapshots_made.extend(snapshot);
+        }
         if let (Some((start, count)), None) = (written, &failure) {
             self.rot.heals(index, start, count);
         }

@@ -45,7 +45,9 @@ pub(crate) struct Operator {
     /// Highest generation used.
     generation: u64,
     /// The next block to be verified.
-    verified: u64,
+    pub(super) verified: u64,
+    /// What is served read-only was read with some of three; now it is with all.
+    pub(super) reread: bool,
     rests: u32,
     /// Flushes that failed in the end.
     pub(super) late_failures: u32,
@@ -69,6 +71,7 @@ impl Default for Operator {
             wants_pause: false,
             generation: 0,
             verified: 0,
+            reread: false,
             rests: 0,
             late_failures: 0,
             unwell: None,
@@ -126,7 +129,7 @@ impl World {
         });
     }
 
-    fn next_generation(&mut self) -> u64 {
+    pub(super) fn next_generation(&mut self) -> u64 {
         self.operator.generation += 1;
         self.operator.generation
     }
@@ -265,7 +268,7 @@ impl World {
     }
 
     /// Whether all that are configured are in use. Who is replaced may stay for a while.
-    fn all_serve(&self, status: &Status) -> bool {
+    pub(super) fn all_serve(&self, status: &Status) -> bool {
         let mut pairs = status.replicas.iter().zip(self.operator.targets);
         pairs.all(|(replica, node)| {
             replica.state == ReplicaState::Active && replica.address == address_of(node)
@@ -379,6 +382,7 @@ impl World {
         for node in &mut self.nodes {
             node.storage.heal();
             node.slow_disk = false;
+            node.repeats = false;
             node.tear = None;
         }
     }
@@ -465,9 +469,16 @@ impl World {
                         .is_some_and(|host| host.life == Life::Idle)
                 {
                     self.compare("after deactivation");
-                    self.enter(Stage::Done);
+                    self.check_snapshots();
+                    // A region that has rotted may have to be opened read-write once.
+                    if self.rot.is_none() {
+                        self.serve_read_only();
+                    } else {
+                        self.enter(Stage::Done);
+                    }
                 }
             }
+            Stage::ReadOnly => self.read_all(index),
             _ => {}
         }
     }
