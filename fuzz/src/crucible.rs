@@ -6,6 +6,7 @@ use crucible_protocol::layout::{
     active_after_crash, decode_region, encode_region,
 };
 use crucible_protocol::{Decoder, Geometry, Message, WireError, context};
+use crucible_upstairs::options::VolumeConstructionRequest;
 
 /// A connection or a file as the reference leaves it.
 macro_rules! recorded {
@@ -36,6 +37,12 @@ pub(crate) const REGION_SEEDS: &[&[u8]] = &[
     recorded!("plain-one/regions/18810/region.json"),
     recorded!("enc-one/regions/18810/region.json"),
     b"{\"block_size\":4096,\"extent_size\":{\"value\":64,\"shift\":12},\"later\":[1e9,null]}",
+];
+
+pub(crate) const REQUEST_SEEDS: &[&[u8]] = &[
+    br#"{"type":"region","block_size":512,"blocks_per_extent":8,"extent_count":4,"gen":1,"opts":{"id":"11111111-2222-3333-4444-555555555555","target":["127.0.0.1:1","127.0.0.1:2","[::1]:3"],"lossy":false,"read_only":false,"flush_timeout":0.5,"key":"tCw7zw0hAsPuxMOTWwnPEFYjBK9qJRtYyGdEXKEnrg0=","cert_pem":"a","key_pem":"b","root_cert_pem":"c","control":"127.0.0.1:4"}}"#,
+    br#"{"type":"volume","id":"11111111-2222-3333-4444-555555555555","block_size":512,"sub_volumes":[{"type":"file","id":"11111111-2222-3333-4444-555555555555","block_size":512,"path":"/a"}],"read_only_parent":{"type":"url","id":"11111111-2222-3333-4444-555555555555","block_size":512,"url":"http://a/b"}}"#,
+    br#"{"type":"volume","id":"11111111-2222-3333-4444-555555555555","block_size":4096,"sub_volumes":[],"read_only_parent":null}"#,
 ];
 
 pub(crate) const EXTENT_SEEDS: &[&[u8]] = &[
@@ -117,6 +124,31 @@ pub(crate) fn region(bytes: &[u8]) {
             assert_eq!(again.ok(), Some(region));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A construction request, and whether it may follow itself. Nothing is dialled or opened.
+pub(crate) fn request(bytes: &[u8]) {
+    let Ok(request) = serde_json::from_slice::<VolumeConstructionRequest>(bytes) else {
+        return;
+    };
+    if let Err(error) = request.validate() {
+        assert!(!error.to_string().is_empty());
+        return;
+    }
+    assert!(request.block_size() >= 512);
+    for (opts, _) in request.regions() {
+        assert!(opts.validate().is_ok() && opts.targets().is_ok() && opts.key().is_ok());
+    }
+    let text = serde_json::to_vec(&request);
+    let again = text.map(|text| serde_json::from_slice(&text).ok());
+    assert_eq!(again.ok().flatten().as_ref(), Some(&request));
+    assert!(
+        request.replaced_target(&request).is_err(),
+        "no target differs"
+    );
+    if let Err(error) = request.may_migrate_to(&request) {
+        assert!(!error.to_string().is_empty());
     }
 }
 

@@ -125,6 +125,12 @@ pub const TARGETS: &[Target] = &[
         run: crucible::region,
     },
     Target {
+        name: "crucible-request",
+        about: "the JSON of a volume construction request",
+        seeds: crucible::REQUEST_SEEDS,
+        run: crucible::request,
+    },
+    Target {
         name: "crucible-extent",
         about: "slots, bitmap and metadata of an extent file",
         seeds: crucible::EXTENT_SEEDS,
