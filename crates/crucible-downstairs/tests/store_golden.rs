@@ -12,7 +12,7 @@ use crucible_downstairs::disk::{Disk, FileDisk};
 use crucible_downstairs::store::{Mode, Overwrite, Region, StoreError};
 use crucible_protocol::layout::{ExtentMetadata, METADATA_LEN};
 use crucible_protocol::{BlockContext, BlockIndex, ExtentId, ReadBlockContext};
-use store_world::{SMALL, Scratch, create, options, read, write};
+use store_world::{SMALL, Scratch, append, create, options, read, write};
 
 /// Recorded regions, as they lie beside the tests of the protocol.
 const DATA: &str = concat!(
@@ -78,7 +78,14 @@ fn every_recorded_region_opens_verifies_and_exports() {
         assert_eq!(report.blocks, region.geometry().block_count(), "{path:?}");
         assert_eq!(report.bad_count, 0, "{path:?}: {:?}", report.bad);
         let mut exported = Vec::new();
-        region.export(&mut exported, 0, 0, &mut |_, _| {}).unwrap();
+        region
+            .export(
+                &mut |piece| append(&mut exported, piece),
+                0,
+                0,
+                &mut |_, _| {},
+            )
+            .unwrap();
         let mut expected = Vec::new();
         let data =
             (region.geometry().bytes() / u64::from(region.geometry().extent_count())) as usize;

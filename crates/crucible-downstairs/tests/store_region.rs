@@ -13,7 +13,8 @@ use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, ExtentId, ExtentState, ReadBlockContext,
 };
 use store_world::{
-    SMALL, Scratch, Shape, block, blocks, create, open, options, read, try_open, version_of, write,
+    SMALL, Scratch, Shape, append, block, blocks, create, open, options, read, try_open,
+    version_of, write,
 };
 
 const SEALED: Shape = Shape {
@@ -631,13 +632,21 @@ fn plain_data_come_in_and_go_out_again() {
     assert_eq!(region.geometry().extent_count(), 10);
     let check = |region: &Region| {
         let mut all = Vec::new();
-        region.export(&mut all, 0, 76, &mut |_, _| {}).unwrap();
+        region
+            .export(&mut |piece| append(&mut all, piece), 0, 76, &mut |_, _| {})
+            .unwrap();
         assert!(all.starts_with(&source));
         assert!(all[source.len()..].iter().all(|byte| *byte == 0));
         let mut part = Vec::new();
-        region.export(&mut part, 10, 3, &mut |_, _| {}).unwrap();
+        region
+            .export(&mut |piece| append(&mut part, piece), 10, 3, &mut |_, _| {})
+            .unwrap();
         assert_eq!(part, source[5120..5120 + 3 * 512]);
-        assert!(region.export(&mut part, 80, 1, &mut |_, _| {}).is_err());
+        assert!(
+            region
+                .export(&mut |piece| append(&mut part, piece), 80, 1, &mut |_, _| {})
+                .is_err()
+        );
         assert_eq!(region.extent_state(ExtentId(9)), Ok(state(0, 1, false)));
         assert_eq!(region.verify(0, &|_, _| {}).unwrap().bad_count, 0);
     };

@@ -602,6 +602,14 @@ impl DiskFile for ImageFile {
         self.read_at(buffer, offset).map(|()| true)
     }
 
+    fn is_hole(&self, offset: u64, length: u64) -> io::Result<bool> {
+        self.look(|inode| {
+            let end = usize::try_from(offset.saturating_add(length)).unwrap_or(usize::MAX);
+            let bytes = inode.content.get(offset as usize..end);
+            bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        })
+    }
+
     fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.write_at(buffers, offset)
     }

@@ -207,6 +207,11 @@ impl DiskFile for FaultyFile {
         self.inner.read_now(buffer, offset)
     }
 
+    fn is_hole(&self, offset: u64, length: u64) -> io::Result<bool> {
+        self.plan.check(Needs::Nothing)?;
+        self.inner.is_hole(offset, length)
+    }
+
     fn write_long(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         // Fails as any other write.
         self.write_at(buffers, offset)

@@ -87,6 +87,8 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Fills the buffer if all of it is in the memory of the system; false if it is not, or who knows.
     fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
+    /// Whether these bytes are known to be zero without reading them; false if they are not, or who knows.
+    fn is_hole(&self, offset: u64, length: u64) -> io::Result<bool>;
     /// Writes all buffers from `offset` on, and lets the file grow.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// The same as [`DiskFile::write_at`], for much at once that is not read again soon: where the system lets it, it

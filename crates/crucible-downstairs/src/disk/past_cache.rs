@@ -52,29 +52,17 @@ impl PastCache {
             return Ok(0);
         };
         let end = length / ALIGN * ALIGN;
-        let mut rest = Rest { buffers, begin: 0 };
-        let mut done = 0;
-        while done < end {
-            let wanted = PIECE_BYTES.min(end - done);
-            let at = offset.saturating_add(done as u64);
-            let moved = rest.with_straight(wanted, |piece| write_all(&way, piece, at));
-            match moved {
-                Ok(moved) => done += moved,
-                Err(error) if is_refusal(&error) => {
-                    *self.lock() = Way::Closed;
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-            if !done.is_multiple_of(PIECE_BYTES) {
-                // The end, or a short write: then place and memory may lie askew, and the rest goes the ordinary way.
-                break;
-            }
+        let (done, refused) = write_pieces(buffers, end, |piece, begin| {
+            write_once(&way, piece, offset.saturating_add(begin as u64))
+        })?;
+        if refused {
+            *self.lock() = Way::Closed;
         }
         Ok(done)
     }
 
-    /// Lets go of the second descriptor until it is needed again.
+    /// Lets go of the second descriptor until it is needed again, so that only those extents have one that are written
+    /// to just now. A flush of a stream pays some microseconds for that.
     pub(super) fn rest(&self) {
         let mut way = self.lock();
         if matches!(*way, Way::Open(_)) {
@@ -111,8 +99,32 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// One piece; fewer bytes when the system takes no more.
-fn write_all(file: &File, piece: &[u8], offset: u64) -> io::Result<usize> {
+/// Writes the first `end` bytes by pieces, each with its place from the first byte on. Answers how many bytes came there
+/// before the system took less than it was given, and whether it refuses to be written to in this way.
+fn write_pieces(
+    buffers: &[IoSlice<'_>],
+    end: usize,
+    mut write: impl FnMut(&[u8], usize) -> io::Result<usize>,
+) -> io::Result<(usize, bool)> {
+    let mut rest = Rest { buffers, begin: 0 };
+    let mut done = 0;
+    while done < end {
+        let wanted = PIECE_BYTES.min(end - done);
+        match rest.with_straight(wanted, |piece| write(piece, done)) {
+            Ok(moved) => {
+                done += moved.min(wanted);
+                if moved < wanted {
+                    break;
+                }
+            }
+            Err(error) if is_refusal(&error) => return Ok((done, true)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((done, false))
+}
+
+fn write_once(file: &File, piece: &[u8], offset: u64) -> io::Result<usize> {
     loop {
         match file.write_at(piece, offset) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -138,7 +150,7 @@ impl<'a> Rest<'a> {
         if let Some(piece) = self.next_of_one(wanted)
             && piece.as_ptr().align_offset(ALIGN) == 0
         {
-            self.begin += wanted;
+            self.advance(wanted);
             return write(piece);
         }
         STRAIGHT.with_borrow_mut(|memory| {
@@ -149,23 +161,31 @@ impl<'a> Rest<'a> {
             };
             let mut room = &mut *straight;
             while !room.is_empty()
-                && let Some((first, others)) = self.buffers.split_first()
+                && let Some(first) = self.buffers.first()
             {
                 let left = first.get(self.begin..).unwrap_or_default();
                 let (target, later) = room.split_at_mut(left.len().min(room.len()));
                 target.copy_from_slice(left.get(..target.len()).unwrap_or_default());
-                self.begin += target.len();
+                let taken = target.len();
                 room = later;
-                if self.begin >= first.len() {
-                    self.buffers = others;
-                    self.begin = 0;
-                }
+                self.advance(taken);
             }
             if !room.is_empty() {
                 return Err(ErrorKind::InvalidInput.into());
             }
             write(straight)
         })
+    }
+
+    /// So many bytes of the first buffer are done.
+    fn advance(&mut self, bytes: usize) {
+        self.begin += bytes;
+        if let Some((first, others)) = self.buffers.split_first()
+            && self.begin >= first.len()
+        {
+            self.buffers = others;
+            self.begin = 0;
+        }
     }
 
     /// So many bytes, if they lie in one buffer.
@@ -263,5 +283,35 @@ mod tests {
             0
         );
         assert_eq!(past.write(&scratch.1, &[], 0).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_the_system_takes_by_half_or_not_at_all_is_told_and_nothing_is_written_after_it() {
+        let bytes = noise((3 << 20) + 4096);
+        for each in [1 << 20, 4096, 5000, usize::MAX] {
+            let slices: Vec<IoSlice<'_>> = bytes.chunks(each).map(IoSlice::new).collect();
+            for (short, taken) in [(0, 0), (1, 0), (1, 512), (2, 4096), (3, 0), (9, 0)] {
+                let mut written = Vec::new();
+                let mut turn = 0;
+                let (done, refused) = write_pieces(&slices, bytes.len(), |piece, begin| {
+                    assert_eq!(begin, written.len());
+                    let moved = if turn == short { taken } else { piece.len() };
+                    turn += 1;
+                    written.extend_from_slice(&piece[..moved]);
+                    Ok(moved)
+                })
+                .unwrap();
+                assert!(!refused);
+                assert!(written == bytes[..done]);
+                assert_eq!(done, bytes.len().min((short << 20) + taken));
+                assert_eq!(turn, 4.min(short + 1));
+            }
+            let refuse = |_: &[u8], begin| match begin {
+                0 => Ok(PIECE_BYTES),
+                _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            };
+            let refused = write_pieces(&slices, bytes.len(), refuse).unwrap();
+            assert_eq!(refused, (PIECE_BYTES, true));
+        }
     }
 }

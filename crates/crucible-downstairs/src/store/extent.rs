@@ -184,6 +184,32 @@ impl Extent {
         Ok(contexts)
     }
 
+    /// Whether nothing was ever written to these blocks, as far as that can be told without reading them.
+    pub(super) fn is_untouched(
+        &self,
+        first: u32,
+        count: u32,
+        layout: &ExtentLayout,
+    ) -> io::Result<bool> {
+        let special = !self.damaged.is_empty() || !self.blank.is_empty() || self.unreadable;
+        if special || !self.pending.is_empty() || self.committing.is_some() {
+            return Ok(false);
+        }
+        let file = self.file()?;
+        let places = [
+            layout.slots(Slot::A, first, count),
+            layout.slots(Slot::B, first, count),
+            layout.data(first, count),
+        ];
+        for place in places {
+            let place = place.ok_or_else(out_of_range)?;
+            if !file.is_hole(place.start, place.end - place.start)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads the slots of a range of blocks.
     pub(super) fn read_slots(
         &self,

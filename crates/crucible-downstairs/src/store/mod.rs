@@ -103,4 +103,4 @@ pub use error::StoreError;
 pub use region::{Mode, Options, Overwrite, Progress, Region, WriteJob};
 pub use replace::{ExtentFile, Replacement};
 pub use snapshot::{SNAPSHOTS, snapshots};
-pub use tools::VerifyReport;
+pub use tools::{Exported, VerifyReport};

@@ -1,6 +1,6 @@
 //! What the command line does with whole regions: fill them from a file, copy them out, check every block.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -30,6 +30,15 @@ pub struct VerifyReport {
     pub bad: Vec<(ExtentId, u32)>,
     /// How many do not.
     pub bad_count: u64,
+}
+
+/// A piece of what [`Region::export`] gives out, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exported<'a> {
+    /// These bytes.
+    Data(&'a [u8]),
+    /// So many zeros, of blocks that were never written.
+    Zeros(u64),
 }
 
 impl Region {
@@ -100,11 +109,11 @@ impl Region {
         })
     }
 
-    /// Writes `count` blocks (0: all that follow) from block `skip` on, as they are stored. Answers the bytes written.
+    /// Gives out `count` blocks (0: all that follow) from block `skip` on, as they are stored. Answers their bytes.
     /// Progress counts them.
     pub fn export(
         &self,
-        to: &mut dyn Write,
+        to: &mut dyn FnMut(Exported<'_>) -> io::Result<()>,
         skip: u64,
         count: u64,
         progress: Progress<'_>,
@@ -122,21 +131,47 @@ impl Region {
             }
         };
         let block_size = u64::from(geometry.block_size());
-        let stride = (CHUNK as u64 / block_size).max(1);
+        let stride = (CHUNK as u64 / block_size).max(1) as u32;
         let mut data = BytesMut::new();
         let mut contexts = Vec::new();
         let mut done = 0;
-        while done < count {
-            let blocks = stride.min(count - done);
-            data.clear();
-            contexts.clear();
-            self.read(BlockIndex(skip + done), blocks, &mut data, &mut contexts)
-                .map_err(|error| StoreError::Invalid(error.to_string()))?;
-            to.write_all(&data).map_err(StoreError::io("the target"))?;
-            done += blocks;
-            progress(done * block_size, count * block_size);
+        for run in geometry.runs(BlockIndex(skip), count) {
+            let mut first = run.first;
+            let end = run.first.saturating_add(run.count);
+            while first < end {
+                let blocks = stride.min(end - first);
+                let bytes = u64::from(blocks) * block_size;
+                let given = if self.is_untouched(run.extent, first, blocks)? {
+                    to(Exported::Zeros(bytes))
+                } else {
+                    data.clear();
+                    contexts.clear();
+                    let start = BlockIndex(skip + done / block_size);
+                    self.read(start, u64::from(blocks), &mut data, &mut contexts)
+                        .map_err(|error| StoreError::Invalid(error.to_string()))?;
+                    to(Exported::Data(&data))
+                };
+                given.map_err(StoreError::io("the target"))?;
+                done += bytes;
+                first += blocks;
+                progress(done, count * block_size);
+            }
         }
         Ok(count * block_size)
+    }
+
+    fn is_untouched(&self, id: ExtentId, first: u32, count: u32) -> Result<bool, StoreError> {
+        let inner = self.inner();
+        let failed = || StoreError::io(names::extent_path(id));
+        let mut extent = inner.hold(id).map_err(|error| StoreError::Extent {
+            extent: id,
+            reason: error.to_string(),
+        })?;
+        inner.ensure_file(&mut extent).map_err(failed())?;
+        let untouched = extent.is_untouched(first, count, &inner.layout);
+        drop(extent);
+        inner.trim();
+        untouched.map_err(failed())
     }
 
     /// Checks each block against its context, on so many threads (0: one for each processor). A block is good when the
@@ -222,6 +257,14 @@ fn verify_extent(inner: &Inner, id: ExtentId) -> Result<VerifyReport, StoreError
             reason: error.to_string(),
         })?;
         inner.ensure_file(&mut extent).map_err(failed())?;
+        if extent
+            .is_untouched(first, count, &layout)
+            .map_err(failed())?
+        {
+            report.blocks += u64::from(count);
+            first += count;
+            continue;
+        }
         let active = extent.load_active(&layout).map_err(failed())?.clone();
         let a = extent
             .read_slots(Slot::A, &range, &layout)
@@ -260,7 +303,7 @@ fn verify_extent(inner: &Inner, id: ExtentId) -> Result<VerifyReport, StoreError
 }
 
 /// Fills the buffer as far as the source goes.
-fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
         match from.read(rest) {

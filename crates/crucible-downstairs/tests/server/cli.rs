@@ -123,6 +123,49 @@ fn a_region_is_filled_checked_and_written_out_again() {
 }
 
 #[test]
+fn what_was_never_written_is_neither_read_nor_written_out() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let directory = Directory::new();
+    let at = directory.path();
+    // 8 GiB, of which one block is written.
+    std::fs::write(at.join("one"), [7; 4096]).unwrap();
+    let sizes = ["--block-size", "4096", "--extent-size", "65536"];
+    let what = [
+        "create",
+        "-u",
+        UUID,
+        "-d",
+        "r",
+        "-i",
+        "one",
+        "--extent-count",
+        "32",
+    ];
+    run(&[&what[..], &sizes[..]].concat(), at);
+    let said = run(&["verify", "-d", "r"], at);
+    assert_eq!(said, "2097152 blocks, 1 written, 0 bad\n");
+    run(&["export", "-d", "r", "-e", "out"], at);
+    let out = std::fs::File::open(at.join("out")).unwrap();
+    let metadata = out.metadata().unwrap();
+    assert_eq!(metadata.len(), 8 << 30);
+    assert!(metadata.blocks() * 512 < 8 << 20, "{}", metadata.blocks());
+    let mut block = [0; 4096];
+    out.read_exact_at(&mut block, 0).unwrap();
+    assert_eq!(block, [7; 4096]);
+    out.read_exact_at(&mut block, 4 << 30).unwrap();
+    assert_eq!(block, [0; 4096]);
+
+    // What has come into a hole without a context is found all the same.
+    let path = at.join("r/00/000/005");
+    let extent = std::fs::File::options().write(true).open(path).unwrap();
+    extent.write_all_at(&[1], 100 << 20).unwrap();
+    let output = command(&["verify", "-d", "r"], at);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("extent 5 block 25600:"), "{said}");
+}
+
+#[test]
 fn a_block_that_was_changed_on_disk_is_found() {
     let directory = Directory::new();
     let here = directory.path();

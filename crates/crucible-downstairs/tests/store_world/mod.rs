@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use crucible_downstairs::disk::Disk;
-use crucible_downstairs::store::{Mode, Options, Overwrite, Region, StoreError};
+use crucible_downstairs::store::{Exported, Mode, Options, Overwrite, Region, StoreError};
 use crucible_protocol::context::{hash, integrity_hash};
 use crucible_protocol::{
     BlockContext, BlockIndex, CrucibleError, EncryptionContext, Geometry, ReadBlockContext,
@@ -135,6 +135,16 @@ pub(crate) fn read(
     region.read(BlockIndex(index), 1, &mut data, &mut contexts)?;
     assert_eq!(contexts.len(), 1);
     Ok((contexts[0], data.to_vec()))
+}
+
+/// Takes what a region gives out.
+#[expect(clippy::unnecessary_wraps, reason = "what takes an export may fail")]
+pub(crate) fn append(all: &mut Vec<u8>, piece: Exported<'_>) -> std::io::Result<()> {
+    match piece {
+        Exported::Data(data) => all.extend_from_slice(data),
+        Exported::Zeros(count) => all.resize(all.len() + count as usize, 0),
+    }
+    Ok(())
 }
 
 /// Which version of a block this is; 0 for never written. Panics on anything that nobody wrote.

@@ -1,10 +1,10 @@
 //! `export`, `verify`, `extent-info`, `version`.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Mutex;
 
-use crucible_downstairs::store::Mode;
+use crucible_downstairs::store::{Exported, Mode};
 use crucible_protocol::MESSAGE_VERSION;
 use crucible_protocol::layout::{ExtentLayout, Slot};
 use serde_json::json;
@@ -24,11 +24,11 @@ pub(crate) fn export(arguments: &ExportArguments) -> Done {
         )));
     }
     let file = File::create(&arguments.export_path).map_err(about())?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    let mut target = Target::new(file).map_err(about())?;
     let bar = Bar::new("exporting", "bytes");
     let bytes = region
         .export(
-            &mut writer,
+            &mut |piece| target.take(piece),
             arguments.skip,
             arguments.count,
             &mut |done, all| {
@@ -36,12 +36,57 @@ pub(crate) fn export(arguments: &ExportArguments) -> Done {
             },
         )
         .map_err(Failure::about(arguments.data.display()))?;
-    writer.flush().map_err(about())?;
+    target.finish().map_err(about())?;
     drop(bar);
     say(format_args!(
         "exported {bytes} bytes to {}",
         arguments.export_path.display()
     ))
+}
+
+/// Where an export goes. In a regular file, blocks that were never written are holes.
+struct Target {
+    file: File,
+    is_regular: bool,
+    /// Zeros that have not been written.
+    owed: u64,
+}
+
+impl Target {
+    fn new(file: File) -> io::Result<Self> {
+        let is_regular = file.metadata()?.is_file();
+        Ok(Self {
+            file,
+            is_regular,
+            owed: 0,
+        })
+    }
+
+    fn take(&mut self, piece: Exported<'_>) -> io::Result<()> {
+        match piece {
+            Exported::Zeros(count) if self.is_regular => {
+                self.owed = self.owed.saturating_add(count);
+                Ok(())
+            }
+            Exported::Zeros(count) => {
+                io::copy(&mut io::repeat(0).take(count), &mut self.file).map(|_| ())
+            }
+            Exported::Data(data) => {
+                if let Ok(owed @ 1..) = i64::try_from(std::mem::take(&mut self.owed)) {
+                    self.file.seek(SeekFrom::Current(owed))?;
+                }
+                self.file.write_all(data)
+            }
+        }
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        if self.owed > 0 {
+            let end = self.file.stream_position()?.saturating_add(self.owed);
+            self.file.set_len(end)?;
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn verify(arguments: &VerifyArguments) -> Done {
