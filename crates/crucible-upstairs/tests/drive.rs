@@ -182,6 +182,14 @@ fn an_answer_may_ask_for_the_next_block_whoever_has_the_turn() {
 }
 
 #[test]
+fn a_read_of_more_than_there_can_be_is_refused_before_the_size_is_known() {
+    let peers = Peer::three(geometry(), false);
+    let volume = Volume::region(Setup::new(&opts(&peers, false), None, 1).unwrap()).unwrap();
+    let error = volume.read_blocking(BlockIndex(0), u64::MAX).unwrap_err();
+    assert_eq!(error, VolumeError::Inactive);
+}
+
+#[test]
 fn unwritten_blocks_are_written_once() {
     let peers = Peer::three(geometry(), true);
     let volume = active(&peers, true);

@@ -293,8 +293,28 @@ fn respond(head: &str, image: &[u8]) -> Vec<u8> {
     let range: (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
     let body = &image[range.0..=range.1];
     let length = body.len();
-    let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Length: {length}\r\n\r\n");
+    // With a name of its own, an image whose server sends what nobody asked for.
+    let first = range.0 + usize::from(head.contains("/another-range"));
+    let last = range.1;
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {length}\r\n\
+         Content-Range: bytes {first}-{last}/{}\r\n\r\n",
+        image.len()
+    );
     [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn an_image_whose_server_sends_another_range_is_not_believed() {
+    let url = VolumeConstructionRequest::Url {
+        id: Uuid::nil(),
+        block_size: 512,
+        url: image_server(vec![7; 20 * BLOCK]).replace("/image", "/another-range"),
+    };
+    let volume = Volume::build(&url).unwrap();
+    volume.activate_blocking(None).unwrap();
+    let error = volume.read_blocking(BlockIndex(3), 1).unwrap_err();
+    assert!(error.to_string().contains("another range"), "{error}");
 }
 
 #[test]

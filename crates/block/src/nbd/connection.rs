@@ -210,12 +210,15 @@ impl Connection {
         let mut out = Vec::new();
         let mut handshake = Handshake::new(&mut out);
         let mut progress = Progress::Haggling;
+        // Who asks for much and takes no answer does not keep the place of others.
+        self.socket.set_write_timeout(Some(HANDSHAKE_WITHIN))?;
         loop {
             self.socket.write(&out, &[])?;
             out.clear();
             match progress {
                 Progress::Ready(agreed) => {
                     self.socket.set_read_timeout(None)?;
+                    self.socket.set_write_timeout(None)?;
                     return Ok(Some(agreed));
                 }
                 Progress::Over => return Ok(None),

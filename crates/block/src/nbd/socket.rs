@@ -59,6 +59,11 @@ impl Socket {
         self.0.set_read_timeout(limit)
     }
 
+    /// Writes block for at most this long.
+    pub(super) fn set_write_timeout(&self, limit: Option<Duration>) -> IoResult<()> {
+        self.0.set_write_timeout(limit)
+    }
+
     /// Makes reads and writes wait, whatever the listener was set to.
     pub(super) fn set_blocking(&self) -> IoResult<()> {
         self.0.set_nonblocking(false)
@@ -171,5 +176,15 @@ mod tests {
         assert_eq!(payload, *b"payload");
         drop(theirs);
         assert_eq!(socket.read(None, &mut rest).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_ends_a_write_with_a_limit() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::from(ours);
+        let limit = Some(Duration::from_millis(20));
+        socket.set_write_timeout(limit).unwrap();
+        let error = socket.write(&vec![0; 16 << 20], &[]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 }

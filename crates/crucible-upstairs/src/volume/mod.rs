@@ -186,9 +186,8 @@ impl Volume {
             .shape()
             .map_or(0, |shape| shape.block_size as usize);
         let per_piece = (PIECE.checked_div(size)).unwrap_or(PIECE) as u64;
-        if count > per_piece
-            && let Some(shape) = self.root.shape()
-        {
+        if count > per_piece {
+            let shape = self.root.shape().ok_or(VolumeError::Inactive)?;
             shape.check(start, count)?;
         }
         let mut begun = Vec::new();

@@ -81,8 +81,14 @@ impl UrlLeaf {
         let request = request.header(header::RANGE, format!("bytes={offset}-{last}"));
         let answer = request.call().map_err(|error| error.to_string())?;
         // A server that ignores ranges sends the image from its beginning.
-        if answer.status() != StatusCode::PARTIAL_CONTENT && offset != 0 {
-            return Err("the server does not know ranges".to_owned());
+        let begins = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => begin_of_range(&answer),
+            _ => Some(0),
+        };
+        match begins {
+            Some(begins) if begins == offset => {}
+            Some(0) => return Err("the server does not know ranges".to_owned()),
+            _ => return Err("the server sent another range".to_owned()),
         }
         let mut body = answer.into_body().into_reader();
         body.read_exact(into).map_err(|error| error.to_string())
@@ -92,6 +98,13 @@ impl UrlLeaf {
 fn length<B>(answer: &Response<B>) -> Option<u64> {
     let length = answer.headers().get(header::CONTENT_LENGTH)?;
     length.to_str().ok()?.trim().parse().ok()
+}
+
+/// Where the bytes of a partial answer belong: `bytes 4096-8191/1048576` (RFC 9110, 14.4).
+fn begin_of_range<B>(answer: &Response<B>) -> Option<u64> {
+    let range = answer.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (begin, _) = range.trim().strip_prefix("bytes ")?.split_once('-')?;
+    begin.trim().parse().ok()
 }
 
 impl Leaf for UrlLeaf {
