@@ -47,6 +47,9 @@ pub enum StoreError {
     /// Not without read-write access.
     #[error("the region is read-only: {0}")]
     ReadOnly(String),
+    /// Read-only, a crash has left something that has to be finished first; opening it read-write does that.
+    #[error("the region was not closed in good order: {0}; open it read-write once")]
+    Unfinished(String),
     /// The request itself makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -64,7 +67,7 @@ impl From<StoreError> for CrucibleError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Io { .. } => Self::IoError(error.to_string()),
-            StoreError::ReadOnly(_) => Self::ModifyingReadOnlyRegion,
+            StoreError::ReadOnly(_) | StoreError::Unfinished(_) => Self::ModifyingReadOnlyRegion,
             other => Self::GenericError(other.to_string()),
         }
     }

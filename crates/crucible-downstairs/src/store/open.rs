@@ -194,8 +194,8 @@ fn check_in_place(inner: &Inner, sections: Vec<super::journal::Section>) -> Resu
             .is_in_place(&*file, &inner.geometry, &found)
             .map_err(failed())?;
         if !whole {
-            return Err(StoreError::ReadOnly(String::from(
-                "its journal has writes that a crash kept from their place; open it read-write once",
+            return Err(StoreError::Unfinished(String::from(
+                "its journal has writes that a crash kept from their place",
             )));
         }
     }

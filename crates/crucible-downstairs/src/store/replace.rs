@@ -204,8 +204,8 @@ pub(super) fn recover(
         let waiting = format!("{replace}/{}", EntryKind::Data.name(extent));
         return match kind(disk, &waiting)? {
             None => Ok(()),
-            Some(_) => Err(StoreError::ReadOnly(format!(
-                "a replacement of extent {extent} was broken off; open it read-write once to finish it"
+            Some(_) => Err(StoreError::Unfinished(format!(
+                "a replacement of extent {extent} was broken off"
             ))),
         };
     }

@@ -166,6 +166,44 @@ fn what_was_never_written_is_neither_read_nor_written_out() {
 }
 
 #[test]
+fn a_region_whose_server_was_killed_is_finished_by_who_looks_at_it() {
+    let directory = Directory::new();
+    let here = directory.path();
+    let sizes = ["--extent-size", "8", "--extent-count", "3"];
+    run(
+        &[&["create", "-d", "r", "-u", UUID], &sizes[..]].concat(),
+        here,
+    );
+    let extent = directory.join("r/00/000/000");
+    let untouched = std::fs::read(&extent).unwrap();
+    let mut server = Running::start(&["-d", "r"], here);
+    let own = key(1, 1);
+    let mut peer = Peer::connect(server.address);
+    peer.activate(own, 1, false);
+    peer.ask(&write(own, 1000, &[], 6, &blocks(3, 2)));
+    peer.ask(&flush(own, 1001, &[1000], 1));
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    // Killed before what the journal has came to its place.
+    std::fs::write(&extent, untouched).unwrap();
+
+    let lock = std::fs::File::open(directory.join("r/region.json")).unwrap();
+    lock.lock().unwrap();
+    let served = fails(&["verify", "-d", "r"], here);
+    assert!(served.contains("stop that process"), "{served}");
+    drop(lock);
+    let output = command(&["verify", "-d", "r"], here);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("finished now"),
+        "{said}"
+    );
+    assert_eq!(output.stdout, b"24 blocks, 2 written, 0 bad\n");
+    let again = command(&["verify", "-d", "r"], here);
+    assert!(again.status.success() && again.stderr.is_empty());
+}
+
+#[test]
 fn a_block_that_was_changed_on_disk_is_found() {
     let directory = Directory::new();
     let here = directory.path();

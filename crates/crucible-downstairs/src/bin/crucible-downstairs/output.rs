@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crucible_downstairs::disk::FileDisk;
-use crucible_downstairs::store::{Mode, Options, Region};
+use crucible_downstairs::store::{Mode, Options, Region, StoreError};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -93,8 +93,30 @@ impl Drop for Bar {
     }
 }
 
-/// Opens a region, or says which one could not be.
+/// Opens a region, or says which one could not be. Who only wants to look at one that a crash has left unfinished gets
+/// it finished first, as a start of its server would; unless it is being served just now.
 pub(crate) fn open(directory: &Path, mode: Mode) -> Result<Region, Failure> {
-    Region::open(Arc::new(FileDisk::new(directory)), mode, Options::default())
-        .map_err(Failure::about(directory.display()))
+    let about = || Failure::about(directory.display());
+    let open = |mode| Region::open(Arc::new(FileDisk::new(directory)), mode, Options::default());
+    let unfinished = match open(mode) {
+        Err(StoreError::Unfinished(reason)) => reason,
+        opened => return opened.map_err(about()),
+    };
+    match open(Mode::ReadWrite) {
+        Ok(region) => region
+            .settle()
+            .map_err(Failure::about(directory.display()))?,
+        Err(StoreError::InUse) => {
+            return Err(Failure::new(format!(
+                "{}: it is being served by another process, and {unfinished}: stop that process first",
+                directory.display()
+            )));
+        }
+        Err(error) => return Err(about()(error)),
+    }
+    complain(&format!(
+        "{}: the region was not closed in good order ({unfinished}); that is finished now",
+        directory.display()
+    ));
+    open(mode).map_err(about())
 }
