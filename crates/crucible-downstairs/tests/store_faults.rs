@@ -5,6 +5,7 @@
 mod store_world;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crucible_downstairs::disk::{Choice, CrashDisk, Disk, Fault, FaultyDisk};
 use crucible_downstairs::store::{Mode, Options, Region, StoreError};
@@ -12,7 +13,7 @@ use crucible_protocol::{CrucibleError, ExtentId};
 use store_world::{Draw, Model, Shape, create, options, read, version_of, write};
 
 const SHAPE: Shape = Shape {
-    block_size: 4096,
+    block_size: 512,
     blocks: 5,
     extents: 3,
     encrypted: true,
@@ -20,7 +21,8 @@ const SHAPE: Shape = Shape {
 
 fn narrow() -> Options {
     Options {
-        pending_bytes: 6 * 4096,
+        pending_bytes: 6 * SHAPE.block_size as usize,
+        direct_bytes: SHAPE.block_size as usize,
         open_files: 2,
         context_bytes: 0,
         ..options()
@@ -123,15 +125,26 @@ fn slow_every_operation_of_many_histories_fails() {
         return;
     }
     println!("seed operations errors");
-    for seed in 0..20 {
-        let (operations, _) = history(seed, Fault::Io, u64::MAX, 0);
-        let mut errors = 0;
-        for skip in 0..operations {
-            errors += history(seed, Fault::Io, skip, 1 + seed % 5).1;
-            errors += history(seed, Fault::NoSpace, skip, 1 + seed % 9).1;
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= 20 {
+                return;
+            }
+            let (operations, _) = history(seed, Fault::Io, u64::MAX, 0);
+            let mut errors = 0;
+            for skip in 0..operations {
+                errors += history(seed, Fault::Io, skip, 1 + seed % 5).1;
+                errors += history(seed, Fault::NoSpace, skip, 1 + seed % 9).1;
+            }
+            println!("{seed:>4} {operations:>10} {errors:>6}");
         }
-        println!("{seed:>4} {operations:>10} {errors:>6}");
-    }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
 }
 
 #[test]
@@ -178,7 +191,7 @@ fn what_a_failed_sync_has_dropped_is_an_error_until_it_is_written_again() {
     });
     assert!(failed.is_some());
     faulty.heal();
-    assert!(image.rot("00/000/000", 3 * 4096, 1));
+    assert!(image.rot("00/000/000", 3 * SHAPE.block_size, 1));
 
     region.flush(1, 1, None).unwrap();
 

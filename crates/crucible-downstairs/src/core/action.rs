@@ -171,6 +171,8 @@ pub enum Reason {
         /// How many bytes came.
         bytes: usize,
     },
+    /// A job that waits for more jobs than anybody has.
+    TooManyDependencies(usize),
     /// A job id that is still in use.
     DuplicateJob(u64),
     /// A write or a repair for a region that is served read-only.
@@ -198,6 +200,12 @@ impl fmt::Display for Reason {
             Self::Unexpected { message, while_ } => write!(f, "{message} came while {while_}"),
             Self::MalformedWrite { contexts, bytes } => {
                 write!(f, "a write of {contexts} blocks came with {bytes} bytes")
+            }
+            Self::TooManyDependencies(count) => {
+                write!(
+                    f,
+                    "a job waits for {count} others, which is more than can be under way"
+                )
             }
             Self::DuplicateJob(job) => write!(f, "job {job} came again while it was queued"),
             Self::ReadOnly { message } => {

@@ -5,7 +5,10 @@
 //! reference does.
 //!
 //! The highest generation that was ever promoted is kept on disk. After a restart, or when nobody is connected, a
-//! lower one is turned away all the same. An equal one is accepted even from another session: an upstairs that was
+//! lower one gets nothing to do all the same. But it is told: the reference's upstairs takes an end without a word for
+//! a lost link and dials for ever, and refuses by itself when the states of the extents show a generation that is not
+//! below its own. So such a session is *fenced*: it is let in as far as these states, which show what is recorded,
+//! and no further. An equal one is accepted even from another session: an upstairs that was
 //! attached but wrote nothing may come back under its old generation (the reference allows it, and users of its
 //! tools do it), one that did write finds its generation in the extents and is refused by its own rule, and two
 //! that are alive at once still exclude each other, since only one of them holds the connection.
@@ -26,6 +29,15 @@ pub(super) struct Active {
     pub(super) recording: bool,
 }
 
+/// What becomes of a session that asks for the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It is active, in the place of this connection if there was one.
+    Taken(Option<ConnectionId>),
+    /// It may only be shown that this generation was here.
+    Fenced(u64),
+}
+
 /// All that is known about promotions.
 #[derive(Debug, Default)]
 pub(super) struct Promotions {
@@ -35,6 +47,9 @@ pub(super) struct Promotions {
     readers: BTreeMap<UpstairsId, ConnectionId>,
     /// The highest generation that is on disk.
     pub(super) recorded: u64,
+    /// A fenced session that went on all the same. Shown once, it is turned away without a word from then on: a
+    /// repair that it would begin again and again costs the other region servers more.
+    stubborn: Option<SessionKey>,
 }
 
 impl Promotions {
@@ -45,13 +60,13 @@ impl Promotions {
         }
     }
 
-    /// A session asks for the region. `Ok` with the connection that it displaces, if there is one.
+    /// A session asks for the region.
     pub(super) fn claim(
         &mut self,
         connection: ConnectionId,
         key: SessionKey,
         generation: u64,
-    ) -> Result<Option<ConnectionId>, Reason> {
+    ) -> Result<Claim, Reason> {
         let too_low = |actual| {
             Err(Reason::Refused(NegotiationError::GenerationNumberTooLow {
                 requested: generation,
@@ -59,7 +74,11 @@ impl Promotions {
             }))
         };
         if generation < self.recorded {
-            return too_low(self.recorded);
+            return if self.active.is_none() && self.stubborn != Some(key) {
+                Ok(Claim::Fenced(self.recorded))
+            } else {
+                too_low(self.recorded)
+            };
         }
         let mut displaced = None;
         if let Some(active) = self.active {
@@ -77,7 +96,12 @@ impl Promotions {
             generation,
             recording: false,
         });
-        Ok(displaced)
+        Ok(Claim::Taken(displaced))
+    }
+
+    /// A fenced session did not see that it was.
+    pub(super) fn went_on(&mut self, key: SessionKey) {
+        self.stubborn = Some(key);
     }
 
     /// An upstairs asks to read. The connection that it displaces, if there is one.

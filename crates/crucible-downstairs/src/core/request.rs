@@ -59,6 +59,10 @@ pub(super) struct Rules<'a> {
 const CONTEXT_BYTES: u64 = 48;
 /// A job with nothing in it.
 const JOB_BYTES: u64 = 256;
+/// What it takes to remember that a job waits for another.
+const DEPENDENCY_BYTES: u64 = 96;
+/// The longest list: the reference has at most some ten thousand jobs that it remembers.
+const DEPENDENCIES_MAX: usize = 100_000;
 
 impl Rules<'_> {
     /// Whether a message can only be a mistake for a read-only region (spec: 2.2).
@@ -197,8 +201,11 @@ impl Rules<'_> {
             } => request(key, job, dependencies, Kind::NoOp, Plan::Nothing, 0),
             other => return Ok(Err(other)),
         };
-        let dependencies = request.dependencies.len() as u64;
-        let cost = request.cost + JOB_BYTES + 32 * dependencies;
+        let dependencies = request.dependencies.len();
+        if dependencies > DEPENDENCIES_MAX {
+            return Err(Reason::TooManyDependencies(dependencies));
+        }
+        let cost = request.cost + JOB_BYTES + DEPENDENCY_BYTES * dependencies as u64;
         Ok(Ok(Request { cost, ..request }))
     }
 

@@ -2,15 +2,25 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crucible_protocol::{CrucibleError, Geometry, GeometryError, JobId, Message, SessionKey};
+use crucible_protocol::{
+    CrucibleError, Geometry, GeometryError, JobId, Message, NegotiationError, SessionId,
+    SessionKey, UpstairsId,
+};
+use uuid::Uuid;
 use vm_types::Moment;
 
 use super::action::{Action, ConnectionId, Event, Operation, Outcome, Reason, Ticket};
 use super::limits::{Limits, STUCK_PERCENT};
 use super::negotiation::{Facts, Mode, Phase, Verdict};
-use super::promotion::Promotions;
+use super::promotion::{Claim, Promotions};
 use super::request::Rules;
 use super::session::{Port, Purpose, Retry, Session, Tickets};
+
+/// Who was promoted with the recorded generation is not recorded.
+const SOMEBODY: SessionKey = SessionKey {
+    upstairs: UpstairsId(Uuid::nil()),
+    session: SessionId(Uuid::nil()),
+};
 
 /// Messages that came while an answer to an earlier one was being worked on.
 const HELD_MESSAGES: usize = 256;
@@ -50,6 +60,24 @@ struct Connection {
     held: VecDeque<Message>,
     /// When it is to hear from us, while it is not read from.
     paused: Option<Moment>,
+    /// It asked with a generation that is too low: that, and the one that is recorded.
+    fenced: Option<Fence>,
+}
+
+/// Why a session gets no jobs.
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    requested: u64,
+    recorded: u64,
+}
+
+impl Fence {
+    fn reason(self) -> Reason {
+        Reason::Refused(NegotiationError::GenerationNumberTooLow {
+            requested: self.requested,
+            actual: self.recorded,
+        })
+    }
 }
 
 impl Server {
@@ -111,6 +139,7 @@ impl Server {
                 retrying: 0,
                 held: VecDeque::new(),
                 paused: None,
+                fenced: None,
             },
         );
         self.ask_for(now.after(self.limits.silence), out);
@@ -167,6 +196,11 @@ impl Server {
             }
             return;
         }
+        if let (Phase::Running(key), Some(fence)) = (connection.phase, connection.fenced) {
+            self.promotions.went_on(key);
+            self.hang_up(id, fence.reason(), out);
+            return;
+        }
         let phase = &mut connection.phase;
         match phase.judge(&self.facts, &message) {
             Verdict::Reply(answer) => port.send(answer),
@@ -179,7 +213,17 @@ impl Server {
             Verdict::Ignore => {}
             Verdict::Promote(generation) => self.promote(id, generation, out),
             Verdict::List => port.run(Purpose::States, Operation::States),
-            Verdict::Run(last) => self.begin(id, last),
+            Verdict::Run(last) => match connection.fenced {
+                None => self.begin(id, last),
+                // It was active here before, so somebody has taken its place since.
+                Some(fence) => {
+                    port.send(Message::YouAreNoLongerActive {
+                        new_key: SOMEBODY,
+                        new_generation: fence.recorded,
+                    });
+                    self.hang_up(id, fence.reason(), out);
+                }
+            },
         }
     }
 
@@ -188,7 +232,9 @@ impl Server {
             && let Phase::Running(key) | Phase::Listing(key) = connection.phase
         {
             connection.phase = Phase::Running(key);
-            connection.session = Some(Session::new(key, last));
+            if connection.fenced.is_none() {
+                connection.session = Some(Session::new(key, last));
+            }
         }
     }
 
@@ -199,7 +245,17 @@ impl Server {
         let displaced = match self.facts.mode {
             Mode::ReadOnly => self.promotions.join(id, key.upstairs),
             Mode::ReadWrite => match self.promotions.claim(id, key, generation) {
-                Ok(displaced) => displaced,
+                Ok(Claim::Taken(displaced)) => displaced,
+                Ok(Claim::Fenced(recorded)) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.fenced = Some(Fence {
+                            requested: generation,
+                            recorded,
+                        });
+                    }
+                    self.promoted(id, key, generation, out);
+                    return;
+                }
                 Err(reason) => {
                     self.hang_up(id, reason, out);
                     return;
@@ -294,7 +350,10 @@ impl Server {
                     self.promoted(id, key, generation, out);
                 }
             }
-            (Purpose::States, Outcome::States(states)) => {
+            (Purpose::States, Outcome::States(mut states)) => {
+                if let (Some(fence), Some(first)) = (connection.fenced, states.first_mut()) {
+                    first.generation = first.generation.max(fence.recorded);
+                }
                 port.send(Message::ExtentVersions {
                     generations: states.iter().map(|state| state.generation).collect(),
                     flushes: states.iter().map(|state| state.flush).collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use bytes::Bytes;
 use crucible_protocol::{CrucibleError, ExtentId, JobId, Message, ReconciliationId, SessionKey};
 use vm_types::Span;
 
@@ -71,6 +72,10 @@ impl Port<'_> {
         self.out.push(Action::Run(ticket, operation));
     }
 }
+
+/// A write that has to wait is in a buffer with much else that came. A small one is copied out of it, so that a peer
+/// cannot make us keep many buffers for little data.
+const COPIED_BYTES: usize = 32 << 10;
 
 /// A job to be tried again.
 #[derive(Debug)]
@@ -173,7 +178,14 @@ impl Session {
                 self.ready.push(id);
                 self.start_ready(port);
             }
-            Ok(Added::Waiting) => {}
+            Ok(Added::Waiting) => {
+                if let Some(Plan::Run(Operation::Write(write))) =
+                    self.queue.get_mut(id).and_then(|job| job.plan.as_mut())
+                    && write.data.len() <= COPIED_BYTES
+                {
+                    write.data = Bytes::copy_from_slice(&write.data);
+                }
+            }
             Err(_) => return Err(Reason::DuplicateJob(id.0)),
         }
         self.bytes += request.cost;

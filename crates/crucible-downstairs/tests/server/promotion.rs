@@ -63,10 +63,17 @@ fn a_generation_is_remembered_over_a_restart() {
     let late = key(2, 2);
     let mut peer = server.peer();
     peer.greet(late, false, false);
-    peer.send(&Message::PromoteToActive {
-        key: late,
-        generation: 6,
-    });
+    let (key, generation) = (late, 6);
+    let yes = peer.ask(&Message::PromoteToActive { key, generation });
+    assert_eq!(yes, Message::YouAreNowActive { key, generation });
+    peer.ask(&Message::RegionInfoPlease);
+    // Nothing was written at generation 7. What is shown of it makes an upstairs refuse.
+    let Message::ExtentVersions { generations, .. } = peer.ask(&Message::ExtentVersionsPlease)
+    else {
+        panic!("no states");
+    };
+    assert_eq!(generations, [7, 0, 0, 0]);
+    peer.send(&write(late, 1000, &[], 0, &blocks(1, 1)));
     assert!(peer.is_closed());
     server.active(late, 7).ping();
 }

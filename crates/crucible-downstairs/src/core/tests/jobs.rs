@@ -563,6 +563,49 @@ fn a_queue_of_jobs_that_wait_for_more_is_read_on_and_bounded() {
 }
 
 #[test]
+fn a_list_of_more_jobs_than_anybody_has_ends_the_connection() {
+    let own = key(1, 1);
+    let mut world = World::writable();
+    world.running(A, own, 1);
+    let longest: Vec<u64> = (2000..102_000).collect();
+    world.say(A, flush(own, 1000, &longest));
+    assert!(world.is_open(A));
+    let longer: Vec<u64> = (2000..102_001).collect();
+    world.say(A, flush(own, 1001, &longer));
+    assert_eq!(
+        world.hung_up,
+        [(A, Reason::TooManyDependencies(longer.len()))]
+    );
+}
+
+#[test]
+fn a_small_write_that_waits_does_not_keep_the_buffer_that_it_came_in() {
+    let own = key(1, 1);
+    let mut world = World::writable();
+    world.running(A, own, 1);
+    world.prompt = false;
+    let first = write(own, 1000, &[], 0, 1);
+    let second = write(own, 1001, &[1000], 0, 1);
+    let place = |message: &Message| match message {
+        Message::Write { data, .. } => data.as_ptr(),
+        other => panic!("{other:?}"),
+    };
+    let places = [place(&first), place(&second)];
+    world.say(A, first);
+    world.say(A, second);
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        match world.work.front() {
+            Some((_, Operation::Write(write))) => found.push(write.data.as_ptr()),
+            other => panic!("{other:?}"),
+        }
+        world.obey();
+    }
+    assert_eq!(found[0], places[0]);
+    assert_ne!(found[1], places[1]);
+}
+
+#[test]
 fn what_is_remembered_of_jobs_is_bounded() {
     let own = key(1, 1);
     let limits = Limits {
