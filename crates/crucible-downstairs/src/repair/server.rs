@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
+use super::listener::Bounded;
 use crate::disk::DiskFile;
 use crate::store::{ExtentFile, Mode, Region};
 
@@ -52,7 +53,7 @@ pub async fn serve(region: Arc<Region>, listener: TcpListener) {
             failure(StatusCode::METHOD_NOT_ALLOWED, None, "Method Not Allowed")
         })
         .with_state(shared);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Bounded::new(listener), router).await {
         tracing::error!(%error, "the repair server has ended");
     }
 }

@@ -366,3 +366,33 @@ fn absurd_http_requests_are_answered() {
     assert_eq!(http_get(server.repair, "/nothing").0, 404);
     server.active(own(), 1).ping();
 }
+
+#[test]
+fn connections_that_say_nothing_to_the_repair_port_make_room_for_those_that_do() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    let server = Server::fresh(&small());
+    let mut silent = Vec::new();
+    for index in 0..200 {
+        let mut stream = TcpStream::connect(server.repair).unwrap();
+        if index % 2 == 0 {
+            stream.write_all(b"GET /region-info HTTP/1.1\r\n").unwrap();
+        }
+        silent.push(stream);
+        if index % 50 == 49 {
+            assert_eq!(http_get(server.repair, "/region-info").0, 200);
+        }
+    }
+    let timeout = Some(std::time::Duration::from_secs(20));
+    for stream in &mut silent[..100] {
+        stream.set_read_timeout(timeout).unwrap();
+        // Closed, with or without a word.
+        let mut answer = Vec::new();
+        let end = stream.read_to_end(&mut answer);
+        assert!(
+            !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+            "{end:?}"
+        );
+    }
+    server.active(own(), 1).ping();
+}
