@@ -466,6 +466,31 @@ fn proof_that_comes_after_a_replica_was_given_up_counts_too() {
 }
 
 #[test]
+fn a_replica_that_gave_bad_data_while_no_other_was_there_is_mended_when_they_are() {
+    let mut config = config();
+    config.patience = Span::from_secs(2);
+    let mut world = World::active_with(config);
+    world.write(0, 8, 4);
+    world.flush();
+    world.run();
+    world.replicas[0].rot(0);
+    world.crash(1);
+    world.crash(2);
+    let read = world.read(0, 1);
+    world.advance(Span::from_secs(4));
+    assert!(matches!(
+        world.answer(read),
+        Err(VolumeError::BadData { .. })
+    ));
+    assert_eq!(world.state(0), ReplicaState::Active, "it is all there is");
+    world.restart(1);
+    world.restart(2);
+    world.advance(Span::from_secs(20));
+    assert!(world.all_active());
+    assert_eq!(world.replicas[0].fill(0), 4);
+}
+
+#[test]
 fn data_that_is_bad_on_all_three_is_an_error_and_costs_nobody() {
     let mut world = three_with_data();
     for replica in 0..3 {
@@ -600,6 +625,119 @@ fn what_a_barrier_retired_is_flushed_all_the_same() {
     for replica in 0..3 {
         assert!(!world.replicas[replica].states[0].dirty, "at the end");
     }
+}
+
+#[test]
+fn what_a_barrier_retired_is_owned_up_to_when_all_are_given_up_before_a_flush() {
+    let mut config = config();
+    config.relief = Relief::Barrier;
+    config.limits.relief_jobs = 1;
+    let lost = || {
+        let mut world = World::active_with(config.clone());
+        world.write(0, 4, 1);
+        world.run();
+        assert_eq!(world.up.status().jobs, 0, "retired by the barrier");
+        for replica in 0..3 {
+            world.crash(replica);
+        }
+        // A flush of our own finds nobody.
+        world.advance(Span::from_secs(3));
+        world
+    };
+    let mut world = lost();
+    let down = world.command(crucible_upstairs::core::Command::Deactivate);
+    world.run();
+    assert!(matches!(
+        world.answer(down),
+        Err(VolumeError::FlushFailed { .. })
+    ));
+    let mut world = lost();
+    for replica in 0..3 {
+        world.restart(replica);
+    }
+    world.advance(Span::from_secs(20));
+    assert!(world.all_active());
+    for expected in [
+        Err(VolumeError::FlushFailed { failed: 3 }),
+        Ok(Answer::Flushed),
+    ] {
+        let flush = world.flush();
+        world.run();
+        assert_eq!(world.answer(flush), expected, "once");
+    }
+}
+
+/// Reads fail for a while at some region servers, which report it and go on.
+fn failing_reads(at: &[usize]) -> World {
+    let mut world = three_with_data();
+    for &replica in at {
+        world.replicas[replica].fails =
+            Some(|message| matches!(message, Message::ReadRequest { .. }));
+    }
+    world.forget();
+    world
+}
+
+/// The region servers have got better, and something makes them try again.
+fn reads_work_again(world: &mut World) {
+    for replica in 0..3 {
+        world.replicas[replica].fails = None;
+    }
+    world.write(20, 1, 1);
+    world.run();
+}
+
+#[test]
+fn a_read_that_each_has_reported_once_is_answered_when_one_manages_to() {
+    let mut world = failing_reads(&[0, 1, 2]);
+    let read = world.read(0, 8);
+    world.run();
+    let asked = |world: &World| {
+        let is_read = |message: &&Message| matches!(message, Message::ReadRequest { .. });
+        (0..3)
+            .map(|client| world.sent[client].iter().filter(is_read).count())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&world), [1, 1, 1], "each at once after a report");
+    world.advance(Span::from_secs(4));
+    assert!(!world.is_answered(read));
+    assert_eq!(asked(&world), [1, 1, 1], "and no more");
+    reads_work_again(&mut world);
+    assert_eq!(world.fills(read), [4; 8]);
+    assert!(world.all_active());
+    let open: usize = world.up.status().replicas.iter().map(|one| one.reads).sum();
+    assert_eq!(open, 0, "every attempt has come to its end");
+}
+
+#[test]
+fn a_read_that_all_report_for_ever_fails_after_a_time() {
+    let mut world = failing_reads(&[0, 1, 2]);
+    let read = world.read(0, 8);
+    world.run();
+    world.advance(Span::from_millis(4_900));
+    assert!(!world.is_answered(read));
+    world.advance(Span::from_millis(200));
+    assert!(matches!(
+        world.answer(read),
+        Err(VolumeError::ReadFailed { .. })
+    ));
+    assert!(world.all_active());
+    reads_work_again(&mut world);
+    let open: usize = world.up.status().replicas.iter().map(|one| one.reads).sum();
+    assert_eq!(open, 0, "every attempt has come to its end");
+}
+
+#[test]
+fn a_read_that_was_reported_is_asked_of_one_that_comes_back() {
+    let mut world = failing_reads(&[0, 1]);
+    world.crash(2);
+    let read = world.read(0, 8);
+    world.run();
+    world.advance(Span::from_secs(6));
+    assert!(!world.is_answered(read), "it waits for the third");
+    world.restart(2);
+    world.advance(Span::from_secs(11));
+    assert_eq!(world.fills(read), [4; 8]);
 }
 
 #[test]

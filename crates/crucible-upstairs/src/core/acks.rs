@@ -250,7 +250,13 @@ impl Upstairs {
         }
     }
 
-    fn report_job(&self, client: ClientId, job: JobId, error: CrucibleError, out: &mut Actions) {
+    pub(super) fn report_job(
+        &self,
+        client: ClientId,
+        job: JobId,
+        error: CrucibleError,
+        out: &mut Actions,
+    ) {
         out.push(Action::Report(Report::JobFailed {
             client,
             address: self.clients[client].address,

@@ -273,7 +273,10 @@ impl Upstairs {
             }
         }
         // After a barrier there may be no job left, and yet something that no flush has covered.
-        let is_unflushed = self.jobs.len() > 0 || self.flush_due.is_some() || self.jobs.is_thin();
+        let is_unflushed = self.jobs.len() > 0
+            || self.flush_due.is_some()
+            || self.jobs.is_thin()
+            || self.jobs.is_loose();
         let last =
             (is_unflushed && !self.config.read_only).then(|| self.flush(None, None, self.now));
         self.activation.down = Some(Down {

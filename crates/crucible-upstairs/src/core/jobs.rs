@@ -34,6 +34,8 @@ pub(super) struct Jobs {
     dropped: bool,
     /// Writes that are forgotten here are on one whole replica only: they are not as safe as a flush must say.
     thin: bool,
+    /// Writes were forgotten behind a barrier, and no flush has come since: a replica that is given up may lose them.
+    loose: bool,
 }
 
 /// One job.
@@ -129,6 +131,7 @@ impl Jobs {
             newest_fence: JobId(0),
             dropped: false,
             thin: false,
+            loose: false,
         }
     }
 
@@ -217,7 +220,7 @@ impl Jobs {
             .filter(|job| job.is_fence())
             .last()?
             .id;
-        let mut writes = false;
+        let mut writes = self.loose;
         while self.list.front().is_some_and(|job| job.id <= fence) {
             let Some(job) = self.list.pop_front() else {
                 break;
@@ -232,6 +235,8 @@ impl Jobs {
                 };
                 self.dropped |= reached(false) == 0;
                 self.thin |= reached(true) < 2;
+                self.loose = matches!(job.kind, Kind::Barrier);
+                writes = self.loose || reached(true) < 2;
             }
             self.bytes -= job.bytes;
             if self.retired.len() == RETIRED_SHOWN {
@@ -246,12 +251,18 @@ impl Jobs {
     /// No replica is whole any more: what none of them has flushed may be lost.
     pub(super) fn all_given_up(&mut self) {
         let mut jobs = self.list.iter();
-        self.dropped |= jobs.any(|job| matches!(job.kind, Kind::Write { .. }));
+        self.dropped |= self.loose || jobs.any(|job| matches!(job.kind, Kind::Write { .. }));
+        self.loose = false;
     }
 
     /// Whether writes were dropped since this was asked last.
     pub(super) fn take_dropped(&mut self) -> bool {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether what was forgotten may be on no disk yet.
+    pub(super) const fn is_loose(&self) -> bool {
+        self.loose
     }
 
     /// Whether what was forgotten may be on one whole replica only.
@@ -269,6 +280,7 @@ impl Jobs {
         self.bytes = 0;
         self.dropped = false;
         self.thin = false;
+        self.loose = false;
         self.unfenced_jobs = 0;
         self.unfenced_bytes = 0;
         self.retired_through = JobId(self.next.0 - 1);

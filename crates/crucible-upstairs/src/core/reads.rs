@@ -27,6 +27,8 @@ const HEDGES_MIN: usize = 4;
 const HEDGES_SHARE: usize = 8;
 /// A replica that has answered no read for so long, though it was asked, is stuck.
 const STUCK: Span = Span::from_millis(250);
+/// Where all who could be asked have reported errors and go on trying, the read fails after this.
+const REPORTS_LAST: Span = Span::from_secs(5);
 /// When no more may be hedged, it is tried again after this.
 const HEDGE_PAUSE: Span = Span::from_millis(2);
 
@@ -42,6 +44,8 @@ pub(super) struct Reads {
     /// Attempts beyond the first of each read that waits.
     hedges: usize,
     hedge_not_before: Moment,
+    /// When reads of which there are only reports of errors are looked at again.
+    reports_due: Option<Moment>,
     turn: u64,
 }
 
@@ -54,6 +58,8 @@ struct Read {
     bytes: usize,
     arrived: Moment,
     asked: PerClient<Asked>,
+    /// All who could be asked have reported errors: it fails then, if none of them has managed to answer.
+    give_up: Option<Moment>,
 }
 
 impl Read {
@@ -66,7 +72,7 @@ impl Read {
                 count,
                 bad: *bad,
             }),
-            Asked::Failed(error) => Some(VolumeError::ReadFailed {
+            Asked::Failed(error) | Asked::Reported(_, error) => Some(VolumeError::ReadFailed {
                 start,
                 count,
                 error: error.clone(),
@@ -82,8 +88,20 @@ enum Asked {
     #[default]
     No,
     Waiting(JobId),
+    /// It has reported an error, and goes on trying. Spec: I/O semantics 3.2.
+    Reported(JobId, CrucibleError),
     Bad(BadData),
     Failed(CrucibleError),
+}
+
+impl Asked {
+    /// The attempt that may still be answered.
+    const fn attempt(&self) -> Option<JobId> {
+        match self {
+            Self::Waiting(id) | Self::Reported(id, _) => Some(*id),
+            Self::No | Self::Bad(_) | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// One replica was asked.
@@ -143,10 +161,7 @@ impl Reads {
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = JobStatus> {
         self.slots.iter().flatten().filter_map(|read| {
-            let id = read.asked.iter().find_map(|asked| match asked {
-                Asked::Waiting(id) => Some(*id),
-                _ => None,
-            })?;
+            let id = read.asked.iter().find_map(Asked::attempt)?;
             Some(JobStatus {
                 id,
                 kind: JobType::Read,
@@ -157,7 +172,7 @@ impl Reads {
                 acked: false,
                 states: ClientId::ALL.map(|client| match read.asked[client] {
                     Asked::No => JobState::Skipped,
-                    Asked::Waiting(_) => JobState::Sent,
+                    Asked::Waiting(_) | Asked::Reported(..) => JobState::Sent,
                     Asked::Bad(_) | Asked::Failed(_) => JobState::Failed,
                 }),
             })
@@ -196,15 +211,20 @@ impl Reads {
         self.bytes -= read.bytes;
         self.free.push(slot);
         for asked in read.asked.iter() {
-            if let Asked::Waiting(id) = asked
-                && let Some(attempt) = self.attempts.get_mut(id)
-            {
-                attempt.read = None;
-                // Its answer may never come; others must not wait for that.
-                self.hedges -= usize::from(std::mem::take(&mut attempt.hedge));
+            if let Some(id) = asked.attempt() {
+                self.detach(id);
             }
         }
         Some(read)
+    }
+
+    /// Nobody waits for an attempt any more.
+    fn detach(&mut self, id: JobId) {
+        if let Some(attempt) = self.attempts.get_mut(&id) {
+            attempt.read = None;
+            // Its answer may never come; others must not wait for that.
+            self.hedges -= usize::from(std::mem::take(&mut attempt.hedge));
+        }
     }
 
     fn drop_attempt(&mut self, id: JobId) -> Option<Attempt> {
@@ -238,6 +258,7 @@ impl Upstairs {
             bytes: (count * u64::from(geometry.block_size())) as usize,
             arrived: self.now,
             asked: PerClient::default(),
+            give_up: None,
         });
         self.pursue(slot, out);
     }
@@ -257,6 +278,12 @@ impl Upstairs {
         {
             return;
         }
+        if self.may_still_answer(slot) {
+            return;
+        }
+        let Some(read) = self.reads.get(slot) else {
+            return;
+        };
         // One that is away may have the blocks in good state.
         let may_come = self.phase == Phase::Active
             && self
@@ -266,6 +293,7 @@ impl Upstairs {
         match read.fault() {
             Some(error) if !may_come => {
                 if let Some(read) = self.reads.remove(slot) {
+                    self.suspect(&read);
                     self.answer(read.token, Err(error), out);
                     self.changed |= self.phase == Phase::Deactivating;
                 }
@@ -274,6 +302,59 @@ impl Upstairs {
                 self.reads.parked.push_back(slot);
                 self.begin_to_wait(out);
             }
+        }
+    }
+
+    /// Whether somebody who has reported an error may still manage to answer. They get some time; then they count as
+    /// having failed.
+    fn may_still_answer(&mut self, slot: usize) -> bool {
+        let Some(read) = self.reads.get_mut(slot) else {
+            return false;
+        };
+        let is_reported = |asked: &Asked| matches!(asked, Asked::Reported(..));
+        if read.asked.count(is_reported) == 0 {
+            return false;
+        }
+        let now = self.now;
+        let due = *read.give_up.get_or_insert_with(|| now.after(REPORTS_LAST));
+        if self.now < due {
+            let first = self.reads.reports_due.map_or(due, |known| known.min(due));
+            self.reads.reports_due = Some(first);
+            return true;
+        }
+        let mut given_up = Vec::new();
+        for asked in read.asked.iter_mut() {
+            if let Asked::Reported(id, error) = asked {
+                given_up.push(*id);
+                *asked = Asked::Failed(error.clone());
+            }
+        }
+        for id in given_up {
+            self.reads.detach(id);
+        }
+        false
+    }
+
+    /// When that time is over.
+    pub(super) const fn reports_deadline(&self) -> Option<Moment> {
+        self.reads.reports_due
+    }
+
+    /// Looks at reads of which there are only reports of errors.
+    pub(super) fn give_up_reported_reads(&mut self, out: &mut Actions) {
+        if self.reads.reports_due.is_none_or(|due| due > self.now) {
+            return;
+        }
+        self.reads.reports_due = None;
+        let slots: Vec<usize> = (0..self.reads.slots.len())
+            .filter(|&slot| {
+                let is_reported = |asked: &Asked| matches!(asked, Asked::Reported(..));
+                let read = self.reads.get(slot);
+                read.is_some_and(|read| read.asked.iter().any(is_reported))
+            })
+            .collect();
+        for slot in slots {
+            self.pursue(slot, out);
         }
     }
 
@@ -291,6 +372,7 @@ impl Upstairs {
             if !is_over(arrived) {
                 self.reads.parked.push_back(slot);
             } else if let Some(read) = self.reads.remove(slot) {
+                self.suspect(&read);
                 let waited = self.now.since(arrived);
                 let error = read.fault().unwrap_or(VolumeError::Unavailable { waited });
                 self.answer(read.token, Err(error), out);
@@ -312,6 +394,7 @@ impl Upstairs {
         };
         let hedge = read.asked.iter().any(|asked| *asked != Asked::No);
         read.asked[to] = Asked::Waiting(id);
+        read.give_up = None;
         let (start, count) = (read.start, read.count);
         reads.hedges += usize::from(hedge);
         reads.attempts.insert(
@@ -419,7 +502,7 @@ impl Upstairs {
         }
     }
 
-    /// A replica cannot do a read, and goes on trying. True if it was a read.
+    /// A replica cannot do a read, and goes on trying; another is asked meanwhile. True if it was a read.
     pub(super) fn read_error(
         &mut self,
         from: ClientId,
@@ -430,9 +513,23 @@ impl Upstairs {
         let Some(attempt) = self.reads.attempts.get(&id) else {
             return false;
         };
-        if attempt.client == from && !attempt.opening && attempt.read.is_some() {
+        if attempt.client != from || attempt.opening {
+            return true;
+        }
+        let Some(slot) = attempt.read else {
+            // Nobody waits for it, and it may go on for ever.
+            self.reads.drop_attempt(id);
+            let client = &mut self.clients[from];
+            client.reads_open = client.reads_open.saturating_sub(1);
+            return true;
+        };
+        if let Some(read) = self.reads.get_mut(slot)
+            && matches!(read.asked[from], Asked::Waiting(_))
+        {
+            read.asked[from] = Asked::Reported(id, error.clone());
             self.clients[from].counters.errors += 1;
-            self.attempt_failed(id, Asked::Failed(error.clone()), out);
+            self.report_job(from, id, error.clone(), out);
+            self.pursue(slot, out);
         }
         true
     }
@@ -463,7 +560,7 @@ impl Upstairs {
             return;
         };
         for other in read.asked.iter() {
-            if let Asked::Waiting(other) = *other
+            if let Some(other) = other.attempt()
                 && self
                     .reads
                     .attempts
@@ -498,6 +595,7 @@ impl Upstairs {
             return;
         };
         let (start, count) = (read.start, read.count);
+        let before = std::mem::replace(&mut read.asked[from], how.clone());
         match &how {
             Asked::Bad(bad) => {
                 self.clients[from].counters.bad_reads += 1;
@@ -509,15 +607,11 @@ impl Upstairs {
                     bad: *bad,
                 }));
             }
-            Asked::Failed(error) => out.push(Action::Report(Report::JobFailed {
-                client: from,
-                address: self.clients[from].address,
-                job: id,
-                error: error.clone(),
-            })),
-            Asked::No | Asked::Waiting(_) => {}
+            Asked::Failed(error) if matches!(before, Asked::Waiting(_)) => {
+                self.report_job(from, id, error.clone(), out);
+            }
+            Asked::Failed(_) | Asked::No | Asked::Waiting(_) | Asked::Reported(..) => {}
         }
-        read.asked[from] = how;
         self.pursue(slot, out);
     }
 
@@ -548,6 +642,27 @@ impl Upstairs {
         if client.is_repairing() || (client.is_active() && others == 2) {
             let reason = format!("blocks {start}+{count}: {bad}, another has them in good state");
             self.fault(id, &reason, out);
+        }
+    }
+
+    /// A read has failed, and some gave bad data for it. Where another could not be asked, that is no proof, but
+    /// reason enough to copy the extents from it when it is there. Where all did, it is the key.
+    fn suspect(&mut self, read: &Read) {
+        let is_bad = |asked: &Asked| matches!(asked, Asked::Bad(_));
+        let Some(geometry) = self.geometry else {
+            return;
+        };
+        if self.config.read_only || read.asked.iter().all(is_bad) {
+            return;
+        }
+        for id in ClientId::ALL
+            .into_iter()
+            .filter(|&id| is_bad(&read.asked[id]))
+        {
+            for run in geometry.runs(read.start, read.count) {
+                self.clients[id].suspects.add(run.extent);
+            }
+            self.changed = true;
         }
     }
 

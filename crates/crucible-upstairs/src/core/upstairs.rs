@@ -181,6 +181,7 @@ impl Upstairs {
             links,
             failing.map(|(_, due)| due).min(),
             self.late_deadline(),
+            self.reports_deadline(),
             self.flush_due,
             self.patience_due,
             self.quorum_deadline(),
@@ -303,6 +304,7 @@ impl Upstairs {
         }
         self.give_up_failing(out);
         self.hedge_late_reads(out);
+        self.give_up_reported_reads(out);
         self.flush_if_due();
         if self.patience_due.is_some_and(|due| due <= self.now) {
             self.lose_patience(out);

@@ -435,6 +435,7 @@ impl World {
                 if geometry != self.setup.geometry {
                     return self.fail(|| format!("activated with {geometry:?}"));
                 }
+                self.rot.host_begins(index);
                 let epoch = self.history.begin();
                 if let Some(host) = self.hosts.get_mut(index) {
                     host.epoch = Some(epoch);

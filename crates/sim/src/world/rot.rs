@@ -52,6 +52,11 @@ impl Rot {
         }
     }
 
+    /// An upstairs begins anew, and knows nothing.
+    pub(crate) fn host_begins(&mut self, host: usize) {
+        self.found.retain(|(known, _)| *known != host);
+    }
+
     /// A region server ends. What was written there may be forgotten again.
     pub(crate) fn node_ends(&mut self, node: usize) {
         if self.node == Some(node) {
