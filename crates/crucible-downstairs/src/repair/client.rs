@@ -16,7 +16,7 @@ use crucible_protocol::{CrucibleError, ExtentId, RegionDefinition};
 use ureq::Agent;
 use ureq::http::Response;
 
-use crate::store::{ExtentFile, Region};
+use crate::store::{ExtentFile, Region, Replacement};
 
 /// To reach the other side.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -293,7 +293,28 @@ fn copy(
     purpose: Purpose,
     stop: &AtomicBool,
 ) -> Result<u64, CloneError> {
-    let mut replacement = region.begin_replacement(extent)?;
+    let replacement = region.begin_replacement(extent)?;
+    match fetch_and_finish(region, replacement, extent, source, purpose, stop) {
+        // Its server was started anew meanwhile, say: that is no fault of the files.
+        Err(error @ CloneError::Answer { .. }) => match source.is_repair_ready(extent) {
+            Ok(false) => {
+                let path = format!("/extent/{extent}/repair-ready");
+                Err(source.broken(&path, format!("the extent is open there: {error}")))
+            }
+            _ => Err(error),
+        },
+        result => result,
+    }
+}
+
+fn fetch_and_finish(
+    region: &Arc<Region>,
+    mut replacement: Replacement,
+    extent: ExtentId,
+    source: &Source,
+    purpose: Purpose,
+    stop: &AtomicBool,
+) -> Result<u64, CloneError> {
     let wanted = file_set(source, extent, purpose)?;
     let layout = ExtentLayout::new(&region.geometry());
     let mut total = 0;

@@ -19,7 +19,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use super::listener::Bounded;
 use crate::disk::DiskFile;
 use crate::store::{ExtentFile, Mode, Region};
 
@@ -27,6 +26,8 @@ use crate::store::{ExtentFile, Mode, Region};
 const CHUNK: usize = 512 << 10;
 /// Files that are sent at once; more wait.
 const DOWNLOADS: usize = 8;
+/// Connections at once.
+const CONNECTIONS: usize = 64;
 /// A peer that takes nothing for so long gets no more.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -53,7 +54,7 @@ pub async fn serve(region: Arc<Region>, listener: TcpListener) {
             failure(StatusCode::METHOD_NOT_ALLOWED, None, "Method Not Allowed")
         })
         .with_state(shared);
-    if let Err(error) = axum::serve(Bounded::new(listener), router).await {
+    if let Err(error) = axum::serve(Bounded::new(listener, CONNECTIONS), router).await {
         tracing::error!(%error, "the repair server has ended");
     }
 }

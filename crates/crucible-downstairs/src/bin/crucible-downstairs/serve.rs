@@ -68,7 +68,7 @@ async fn listen(address: SocketAddr) -> Done {
         .route("/regions/{uuid}/downstairs", post(start))
         .with_state(Arc::clone(&started));
     tokio::select! {
-        served = axum::serve(listener, router) => {
+        served = axum::serve(Bounded::new(listener, CONNECTIONS), router) => {
             served.map_err(Failure::about("the server has ended"))?;
         }
         _ = terminate.recv() => {}
