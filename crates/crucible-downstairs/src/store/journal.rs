@@ -36,6 +36,10 @@ const HEADER_LEN: usize = 48;
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"trvtjrn1");
 const RECORD_MAGIC: u64 = u64::from_le_bytes(*b"trvtrec1");
 const RECORD_HEAD: usize = 40;
+/// The longest meta part that is read. Ours are shorter: of a quarter of the largest journal in the smallest blocks.
+const META_MAX: u64 = 64 << 20;
+/// No journal comes as far as this with its numbers.
+const COUNT_MAX: u64 = u64::MAX / 2;
 /// Bytes of a section before its runs.
 const SECTION_HEAD: usize = 4 + 1 + 2 * METADATA_LEN + 4;
 /// Bytes of a run before its slots.
@@ -450,7 +454,9 @@ impl Journal {
                 && sum == hash(&header[..HEADER_LEN - 8])
                 && capacity % ALIGN == 0
                 && position % ALIGN == 0
-                && (RECORDS_AT..=capacity).contains(&position);
+                && (RECORDS_AT..=capacity).contains(&position)
+                // They go up by one: whoever made this counted otherwise.
+                && serial.max(number) <= COUNT_MAX;
             if sound && best.as_ref().is_none_or(|best| best.serial < serial) {
                 let mark = Mark { position, number };
                 best = Some(Self {
@@ -492,7 +498,7 @@ impl Journal {
         let room = end - position - RECORD_HEAD as u64;
         if field(0) != RECORD_MAGIC
             || field(8) != self.head.number
-            || meta_length > room
+            || meta_length > room.min(META_MAX)
             || data_length > room - meta_length
         {
             return Ok(None);
@@ -613,4 +619,49 @@ fn number(bytes: &[u8]) -> u64 {
     let mut copy = [0; 8];
     copy.copy_from_slice(&bytes[..8]);
     u64::from_le_bytes(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::CrashDisk;
+
+    fn put(disk: &CrashDisk, at: u64, fields: &[u64]) {
+        let mut bytes: Vec<u8> = fields
+            .iter()
+            .flat_map(|field| field.to_le_bytes())
+            .collect();
+        let sum = hash(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        let file = disk.open(JOURNAL_FILE, Access::CreateOrOpen).unwrap();
+        file.write_at(&[IoSlice::new(&bytes)], at).unwrap();
+    }
+
+    #[test]
+    fn a_header_with_numbers_that_nobody_counts_to_is_none() {
+        for (serial, number) in [(7, u64::MAX), (u64::MAX, 7), (COUNT_MAX + 1, 1)] {
+            let disk = CrashDisk::new();
+            put(
+                &disk,
+                0,
+                &[HEADER_MAGIC, serial, 1 << 20, RECORDS_AT, number],
+            );
+            let (mut journal, sections) = Journal::open(&disk, 1 << 20, 512).unwrap();
+            assert!(sections.is_empty() && journal.head.number == 1);
+            journal.append(&[], &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_record_is_no_longer_than_its_file_and_no_longer_than_any() {
+        for length in [u64::MAX, 1 << 40, META_MAX + 1, 4097] {
+            let disk = CrashDisk::new();
+            put(&disk, 0, &[HEADER_MAGIC, 2, 1 << 50, RECORDS_AT, 1]);
+            put(&disk, RECORDS_AT, &[RECORD_MAGIC, 1, length, 0]);
+            let file = disk.open(JOURNAL_FILE, Access::Write).unwrap();
+            file.set_length(RECORDS_AT + 4096).unwrap();
+            let (journal, sections) = Journal::open(&disk, 1 << 20, 512).unwrap();
+            assert!(sections.is_empty() && journal.is_empty());
+        }
+    }
 }
