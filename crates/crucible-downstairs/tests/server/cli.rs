@@ -338,6 +338,11 @@ fn differences_are_shown() {
     assert!(blocks.contains("1 of 8 blocks differ"));
     let block = run(&["dump", "-d", "a", "-d", "b", "-b", "8"], here);
     assert!(block.contains("the regions differ"), "{block}");
+    // The extent may be named beside the block, if it is the right one.
+    let both = ["dump", "-d", "a", "-d", "b", "-e", "1", "-b", "8"];
+    assert_eq!(run(&both, here), block);
+    let elsewhere = fails(&["dump", "-d", "a", "-e", "0", "-b", "8"], here);
+    assert!(elsewhere.contains("is in extent 1"), "{elsewhere}");
     let unknown = fails(&["dump", "-d", "a", "-b", "16"], here);
     assert!(unknown.contains("16 blocks"), "{unknown}");
 }

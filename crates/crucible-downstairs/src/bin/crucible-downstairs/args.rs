@@ -164,8 +164,8 @@ pub(crate) struct DumpArguments {
     /// Show this extent block by block.
     #[arg(short, long)]
     pub(crate) extent: Option<u32>,
-    /// Show this block of the region.
-    #[arg(short, long, conflicts_with = "extent")]
+    /// Show this block of the region; with --extent, it has to lie there.
+    #[arg(short, long)]
     pub(crate) block: Option<u64>,
     /// Leave out what is the same everywhere.
     #[arg(short, long)]

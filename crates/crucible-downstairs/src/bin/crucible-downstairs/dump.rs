@@ -65,6 +65,11 @@ pub(crate) fn dump(arguments: &DumpArguments) -> Done {
                 geometry.block_count()
             )));
         };
+        if let Some(other) = arguments.extent.filter(|other| *other != extent.0) {
+            return Err(Failure::new(format!(
+                "--extent {other} --block {block}: the block is in extent {extent}"
+            )));
+        }
         return one_block(&regions, block, extent, within, arguments, &paint);
     }
     match arguments.extent {
