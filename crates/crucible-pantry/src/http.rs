@@ -6,6 +6,7 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bounded_listener::Bounded;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -22,6 +23,9 @@ use crate::work;
 
 /// The longest body, in bytes: a bulk write in base64, or a large construction request.
 const BODY_MAX: usize = BULK_MAX / 3 * 4 + (256 << 10);
+
+/// Connections at once.
+const CONNECTIONS: usize = 64;
 
 type Answer<T> = Result<Json<T>, PantryError>;
 type Done = Result<StatusCode, PantryError>;
@@ -58,7 +62,7 @@ pub async fn serve(
     pantry: Pantry,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(pantry))
+    axum::serve(Bounded::new(listener, CONNECTIONS), router(pantry))
         .with_graceful_shutdown(stop)
         .await
 }

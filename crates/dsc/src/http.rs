@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bounded_listener::Bounded;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -16,6 +17,9 @@ use uuid::Uuid;
 
 use crate::core::{ChildId, Event};
 use crate::drive::{ChildStatus, Handle, Request, Status};
+
+/// Connections at once.
+const CONNECTIONS: usize = 64;
 
 /// An answer that is not the wanted one.
 struct Refusal(StatusCode, String);
@@ -82,7 +86,7 @@ pub async fn serve(
     handle: Handle,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(handle))
+    axum::serve(Bounded::new(listener, CONNECTIONS), router(handle))
         .with_graceful_shutdown(stop)
         .await
 }

@@ -35,16 +35,20 @@ const HOUSE: &[Floor] = &[
         may: &["vm-types"],
     },
     Floor {
+        krate: "bounded-listener",
+        may: &[],
+    },
+    Floor {
         krate: "devices",
         may: &["block", "vm-types"],
     },
     Floor {
         krate: "crucible-upstairs",
-        may: &["crucible-protocol", "block", "vm-types"],
+        may: &["bounded-listener", "crucible-protocol", "block", "vm-types"],
     },
     Floor {
         krate: "crucible-downstairs",
-        may: &["crucible-protocol", "vm-types"],
+        may: &["bounded-listener", "crucible-protocol", "vm-types"],
     },
     Floor {
         krate: "vmm",
@@ -53,6 +57,7 @@ const HOUSE: &[Floor] = &[
     Floor {
         krate: "standalone",
         may: &[
+            "bounded-listener",
             "vmm",
             "devices",
             "block",
@@ -63,7 +68,7 @@ const HOUSE: &[Floor] = &[
     },
     Floor {
         krate: "dsc",
-        may: &["crucible-protocol", "vm-types"],
+        may: &["bounded-listener", "crucible-protocol", "vm-types"],
     },
     Floor {
         krate: "crutest",
@@ -76,7 +81,12 @@ const HOUSE: &[Floor] = &[
     },
     Floor {
         krate: "crucible-pantry",
-        may: &["crucible-upstairs", "crucible-protocol", "vm-types"],
+        may: &[
+            "bounded-listener",
+            "crucible-upstairs",
+            "crucible-protocol",
+            "vm-types",
+        ],
     },
     Floor {
         krate: "sim",
@@ -104,6 +114,7 @@ const LIBRARIES: &[&str] = &[
     "softcpu",
     "block",
     "crucible-protocol",
+    "bounded-listener",
     "devices",
     "crucible-upstairs",
     "crucible-downstairs",
@@ -133,6 +144,7 @@ const TERMINAL: &[&str] = &[
 
 /// Crates with sockets of their own.
 const NETWORK: &[&str] = &[
+    "bounded-listener",
     "crucible-upstairs",
     "crucible-downstairs",
     "standalone",

@@ -11,6 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bounded_listener::Bounded;
 use bytes::Bytes;
 use crucible_protocol::layout::encode_region;
 use crucible_protocol::{CrucibleError, ExtentId};

@@ -1,20 +1,19 @@
 //! HTTP for operators: `GET /info` and `/work` as the reference answers them (spec: crucible 7), and `/metrics` for
 //! Prometheus.
 
-mod few;
 mod info;
 mod metrics;
 mod volume_info;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bounded_listener::Bounded;
 
 use crate::drive::Region;
 use crate::store::Insight;
@@ -25,8 +24,6 @@ pub use volume_info::{TargetInfo, TargetState, UpstairsInfo, VolumeInfo};
 
 /// Most connections at a time.
 const CONNECTIONS: usize = 32;
-/// A connection on which nothing moves for so long is closed.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Answers on `listener` until the region ends.
 pub(crate) async fn serve(listener: TcpListener, region: Weak<Region>) {
@@ -36,10 +33,7 @@ pub(crate) async fn serve(listener: TcpListener, region: Weak<Region>) {
         .route("/metrics", get(metrics_page))
         .with_state(region);
     let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => {
-            let listener = few::Few::new(listener, CONNECTIONS, IDLE);
-            axum::serve(listener, router).await
-        }
+        Ok(listener) => axum::serve(Bounded::new(listener, CONNECTIONS), router).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {

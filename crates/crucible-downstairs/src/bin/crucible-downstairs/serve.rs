@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use bounded_listener::Bounded;
 use crucible_downstairs::drive::{self, Config, Faults, Serving};
 use crucible_downstairs::store::Mode;
 use serde::Deserialize;
@@ -20,6 +21,9 @@ use uuid::Uuid;
 use crate::args::ServeArguments;
 use crate::output::{Done, Failure, open, say, start_log};
 use crate::run::{bound_memory, runtime, tls_settings};
+
+/// Connections at once.
+const CONNECTIONS: usize = 64;
 
 /// What is asked for. Names are the reference's.
 #[derive(Debug, Deserialize)]
