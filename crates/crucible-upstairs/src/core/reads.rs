@@ -222,7 +222,13 @@ impl Reads {
     fn detach(&mut self, id: JobId) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.read = None;
-            // Its answer may never come; others must not wait for that.
+        }
+        self.is_no_hedge(id);
+    }
+
+    /// An answer to this attempt may never come; others must not wait for that.
+    fn is_no_hedge(&mut self, id: JobId) {
+        if let Some(attempt) = self.attempts.get_mut(&id) {
             self.hedges -= usize::from(std::mem::take(&mut attempt.hedge));
         }
     }
@@ -392,7 +398,8 @@ impl Upstairs {
         let Some(read) = reads.slots.get_mut(slot).and_then(Option::as_mut) else {
             return false;
         };
-        let hedge = read.asked.iter().any(|asked| *asked != Asked::No);
+        let waits = |asked: &Asked| matches!(asked, Asked::Waiting(_));
+        let hedge = read.asked.iter().any(waits);
         read.asked[to] = Asked::Waiting(id);
         read.give_up = None;
         let (start, count) = (read.start, read.count);
@@ -527,6 +534,7 @@ impl Upstairs {
             && matches!(read.asked[from], Asked::Waiting(_))
         {
             read.asked[from] = Asked::Reported(id, error.clone());
+            self.reads.is_no_hedge(id);
             self.clients[from].counters.errors += 1;
             self.report_job(from, id, error.clone(), out);
             self.pursue(slot, out);
