@@ -1,9 +1,9 @@
 //! Where the driver lies, for whoever takes a turn: mostly the thread of the region, which the runtime wakes; but also
-//! the thread that hands a single read or flush over while that one is asleep.
+//! the thread that hands a single request over while that one is asleep.
 //!
-//! Waking a thread takes longer than such a turn does, and who asks for one read, or for one flush, will wait for it
-//! anyway. Writes are answered before they are sent, so who asks for one goes on with something better; and of many
-//! requests at once the other thread takes its part.
+//! Waking a thread takes longer than such a turn does. Who asks for one read, or for one flush, will wait for it anyway,
+//! and takes the whole turn. Who asks for one small write has its answer before anything is sent, so that thread decides
+//! and seals, and the other one sends. Of many requests at once the other thread takes its part.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,12 +14,22 @@ use tokio::runtime::Handle;
 
 use super::driver::Driver;
 use crate::core::Request;
+use crate::crypt::INLINE_BYTES;
 use crate::store::{Ask, Submission};
 
 /// Most rounds of a turn of the region's thread, before the runtime has its turn.
 const ROUNDS_MAX: usize = 32;
 /// Most rounds of a turn of another thread: one for its request, one to find that there is nothing more.
 const ROUNDS_OF_CALLER: usize = 2;
+
+/// How much of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    Nothing,
+    /// All but what concerns sockets.
+    Beginning,
+    All,
+}
 
 /// The driver, for one thread at a time.
 pub(super) struct Desk {
@@ -37,18 +47,24 @@ impl Desk {
         }
     }
 
-    /// Whether a turn for this is better taken at once, by the thread that asks.
-    pub(super) fn is_for_caller(batch: &[Submission]) -> bool {
-        let [one] = batch else { return false };
-        matches!(
-            one.ask,
-            Ask::Request(Request::Read { .. } | Request::Flush { .. })
-        )
+    /// What of the turn for this is better done at once, by the thread that asks.
+    pub(super) fn share_of_caller(batch: &[Submission]) -> Share {
+        let [one] = batch else { return Share::Nothing };
+        match &one.ask {
+            Ask::Request(Request::Read { .. } | Request::Flush { .. }) => Share::All,
+            Ask::Request(Request::Write { data, .. }) if data.len() <= INLINE_BYTES => {
+                Share::Beginning
+            }
+            _ => Share::Nothing,
+        }
     }
 
-    /// A turn on the calling thread, in place of the thread that `sleeper` wakes. That one is woken if this cannot be,
-    /// or if more is to be done.
-    pub(super) fn take_turn(&self, sleeper: &Waker) {
+    /// This much of a turn on the calling thread, in place of the thread that `sleeper` wakes. That one is woken if this
+    /// cannot be, or if more is to be done.
+    pub(super) fn take_turn(&self, share: Share, sleeper: &Waker) {
+        if share == Share::Nothing {
+            return sleeper.wake_by_ref();
+        }
         let mut place = match self.driver.try_lock() {
             Ok(place) => place,
             Err(TryLockError::Poisoned(place)) => place.into_inner(),
@@ -59,11 +75,13 @@ impl Desk {
         };
         let mut other = WakesWhenDropped(Some(sleeper));
         let _runtime = self.runtime.enter();
-        let turn = driver.turn(ROUNDS_OF_CALLER, &mut Context::from_waker(sleeper));
-        *place = Some(driver);
-        if turn.is_pending() {
+        let mut cx = Context::from_waker(sleeper);
+        if share == Share::Beginning {
+            driver.begin(&cx);
+        } else if driver.turn(ROUNDS_OF_CALLER, &mut cx).is_pending() {
             other.0 = None;
         }
+        *place = Some(driver);
     }
 }
 

@@ -156,6 +156,14 @@ impl Driver {
         Poll::Pending
     }
 
+    /// The first part of a turn: what needs no socket.
+    pub(super) fn begin(&mut self, cx: &Context<'_>) {
+        let now = self.clock.now();
+        self.hear_handles(now, cx);
+        self.perform(now);
+        self.answers.rest();
+    }
+
     fn event(&mut self, now: Moment, event: Event) {
         self.core.handle(now, event, &mut self.actions);
     }

@@ -218,11 +218,9 @@ impl Store for Region {
                 *generation = self.generation;
             }
         }
-        let by_caller = Desk::is_for_caller(batch);
-        match self.intake.submit(batch) {
-            Some(sleeper) if by_caller => self.desk.take_turn(&sleeper),
-            Some(sleeper) => sleeper.wake(),
-            None => {}
+        let share = Desk::share_of_caller(batch);
+        if let Some(sleeper) = self.intake.submit(batch) {
+            self.desk.take_turn(share, &sleeper);
         }
     }
 
