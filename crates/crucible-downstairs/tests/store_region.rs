@@ -695,6 +695,58 @@ fn a_snapshot_is_a_region_of_that_moment() {
 }
 
 #[test]
+fn a_stream_on_a_real_disk_is_read_back_at_once_after_a_flush_and_after_a_kill() {
+    const LONG: Shape = Shape {
+        block_size: 4096,
+        blocks: 1024,
+        extents: 3,
+        encrypted: true,
+    };
+    let scratch = Scratch::new();
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(&scratch.0));
+    create(&disk, LONG);
+    let region = open(&disk);
+    let check = |region: &Region, newest: u64| {
+        for index in (0..LONG.all()).step_by(37) {
+            let found = version_of(LONG, index, &read(region, index).unwrap(), 3);
+            assert_eq!(found, newest, "block {index}");
+        }
+    };
+    // Over what was never written, some of it in the page cache as zeros, then over what was.
+    for version in 1..4 {
+        for start in (0..LONG.all()).step_by(128) {
+            if version == 1 {
+                let found = read(&region, start + 5).unwrap();
+                assert_eq!(version_of(LONG, start + 5, &found, 1), 0);
+            }
+            write(&region, LONG, start, 128, version).unwrap();
+            let found = read(&region, start + 77).unwrap();
+            assert_eq!(version_of(LONG, start + 77, &found, version), version);
+        }
+        check(&region, version);
+        region.flush(version, 1, None).unwrap();
+        check(&region, version);
+    }
+    // As the files are now, without what a good end would do.
+    let copy = Scratch::new();
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(scratch.0.join("."))
+        .arg(&copy.0)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let killed: Arc<dyn Disk> = Arc::new(FileDisk::new(&copy.0));
+    let killed = open(&killed);
+    check(&killed, 3);
+    assert_eq!(killed.verify(2, &|_, _| {}).unwrap().bad_count, 0);
+    drop(region);
+    let region = open(&disk);
+    let report = region.verify(2, &|_, _| {}).unwrap();
+    assert_eq!((report.written, report.bad_count), (LONG.all(), 0));
+}
+
+#[test]
 fn a_stream_and_snapshots_do_not_wait_for_each_other_for_ever() {
     const LONG: Shape = Shape {
         block_size: 512,

@@ -31,6 +31,8 @@
 //! The journal makes each byte to be written twice. That is little for small writes, which come to their place many at
 //! once, and too much for a volume that is being filled. So when [`Options::direct_after`] bytes wait in an extent,
 //! they are committed, and runs from [`Options::direct_bytes`] on of blocks that nobody ever wrote to are *placed*.
+//! Such a run rather waits for a commit of its extent than in memory, which would make the next commit as long. What
+//! is written in one go from 256 KiB on, records of the journal too, goes past the page cache of the system.
 //!
 //! # Why this survives a crash
 //!
