@@ -254,12 +254,6 @@ impl Rules<'_> {
         };
         match snapshot {
             Some(_) if self.read_only => Plan::Fail(CrucibleError::ModifyingReadOnlyRegion),
-            Some(name) if !is_snapshot_name(&name) => {
-                let text = format!(
-                    "name {name:?}: expected 1 to 255 of a-z, A-Z, 0-9, '-', '_', '.', ':', not beginning with '.'"
-                );
-                Plan::Fail(CrucibleError::SnapshotFailed(text))
-            }
             Some(name) => Plan::FlushAndSnapshot(operation, name),
             None if self.read_only => Plan::Nothing,
             None => Plan::Run(operation),
@@ -276,13 +270,18 @@ impl Rules<'_> {
     }
 }
 
-/// The name becomes a directory: nothing that leads elsewhere.
-fn is_snapshot_name(name: &str) -> bool {
-    (1..=255).contains(&name.len())
+/// Why there can be no snapshot of this name. It becomes a directory: nothing that leads elsewhere.
+pub(super) fn refused_name(name: &str) -> Option<CrucibleError> {
+    let sound = (1..=255).contains(&name.len())
         && !name.starts_with('.')
         && name
             .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
+    (!sound).then(|| {
+        CrucibleError::SnapshotFailed(format!(
+            "name {name:?}: expected 1 to 255 of a-z, A-Z, 0-9, '-', '_', '.', ':', not beginning with '.'"
+        ))
+    })
 }
 
 impl Kind {

@@ -8,7 +8,7 @@ use vm_types::Span;
 
 use super::action::{Action, ConnectionId, Operation, Outcome, Reason, Ticket};
 use super::negotiation::{Phase, stranger};
-use super::request::{Kind, Plan, Request, Rules};
+use super::request::{Kind, Plan, Request, Rules, refused_name};
 use super::work::{Added, Ending, JobQueue};
 
 /// What a piece of work is for.
@@ -272,12 +272,17 @@ impl Session {
                 self.settle(id, Err(error), ending, port);
             }
             outcome => {
-                if let Some(name) = job.snapshot.take() {
-                    job.tries = 0;
-                    port.run(Purpose::Job(id), Operation::Snapshot { name });
-                    return Ok(None);
-                }
-                self.settle(id, Ok(outcome), ending_of_success(kind), port);
+                let result = match job.snapshot.take().map(|name| (refused_name(&name), name)) {
+                    Some((None, name)) => {
+                        job.tries = 0;
+                        port.run(Purpose::Job(id), Operation::Snapshot { name });
+                        return Ok(None);
+                    }
+                    // Its name may be bad; the flush is done.
+                    Some((Some(refused), _)) => Err(refused),
+                    None => Ok(outcome),
+                };
+                self.settle(id, result, ending_of_success(kind), port);
             }
         }
         self.start_ready(port);
@@ -407,7 +412,10 @@ fn ending_of_success(kind: Kind) -> Ending {
 }
 
 fn ending_of_failure(kind: Kind, error: &CrucibleError) -> Ending {
-    if kind.is_harmless() {
+    if *error == CrucibleError::ModifyingReadOnlyRegion {
+        // There is nothing to flush, and so nothing that others would miss.
+        ending_of_success(kind)
+    } else if kind.is_harmless() {
         Ending::Done
     } else {
         Ending::Failed(error.clone())

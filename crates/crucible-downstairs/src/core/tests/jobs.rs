@@ -479,7 +479,37 @@ fn a_snapshot_cannot_be_named_like_a_path() {
             ),
             "{name:?}"
         );
+        // It was flushed all the same, and what depends on it goes on.
+        world.prompt = false;
+        world.say(A, write(own, 1001, &[1000], 0, 1));
+        assert_eq!(world.work.len(), 1, "{name:?}");
     }
+}
+
+#[test]
+fn a_flush_comes_before_its_snapshot_is_refused() {
+    let own = key(1, 1);
+    let mut world = World::writable();
+    world.running(A, own, 1);
+    world.prompt = false;
+    let flush = Message::Flush {
+        key: own,
+        job: JobId(1000),
+        dependencies: Vec::new(),
+        flush: 7,
+        generation: 1,
+        snapshot: Some("../up".into()),
+        extent_limit: None,
+    };
+    assert_eq!(world.say(A, flush), []);
+    let work = world.work.front().map(|(_, operation)| operation);
+    assert!(
+        matches!(work, Some(Operation::Flush { flush: 7, .. })),
+        "{work:?}"
+    );
+    world.obey();
+    assert!(world.work.is_empty());
+    assert_eq!(world.answers(A).len(), 1);
 }
 
 #[test]
