@@ -2,12 +2,14 @@
 //! finds it again at the end, whatever became of the machines.
 
 use bytes::Bytes;
+use crucible_protocol::context::hash;
 use crucible_upstairs::core::Request;
 
 use super::World;
 use super::hosts::Life;
 use super::nodes::Power;
 use crate::cipher;
+use crate::dice::mix;
 use crate::oracle::{Asked, Epoch, View};
 use crate::storage::Contents;
 
@@ -18,7 +20,19 @@ pub(crate) struct Kept {
     node: usize,
     /// Which of the regions that the node had.
     region: u64,
-    contents: Contents,
+    /// Of its contents.
+    hash: u64,
+}
+
+/// One number for all blocks.
+fn hash_of(contents: &Contents) -> u64 {
+    contents.iter().fold(0, |all, cell| {
+        let told = cell
+            .as_ref()
+            .map_or_else(ToString::to_string, |(context, _)| format!("{context:?}"));
+        let data = cell.as_ref().map_or(0, |(_, data)| hash(data));
+        mix(all ^ mix(hash(told.as_bytes())) ^ data)
+    })
 }
 
 fn name_of(number: u64) -> String {
@@ -88,7 +102,7 @@ impl World {
                 name: name.clone(),
                 node: at,
                 region,
-                contents: contents.clone(),
+                hash: hash_of(&contents),
             });
             if self.rot.node == Some(at) {
                 continue; // What was bad before is bad in the snapshot.
@@ -133,7 +147,8 @@ impl World {
                 continue;
             }
             let found = node.storage.snapshot(&kept.name);
-            if found.as_ref().ok().and_then(Option::as_ref) != Some(&kept.contents) {
+            let known = found.as_ref().ok().and_then(Option::as_ref).map(hash_of);
+            if known != Some(kept.hash) {
                 let why = match found {
                     Ok(None) => "is gone".to_owned(),
                     Ok(Some(_)) => "has changed".to_owned(),
