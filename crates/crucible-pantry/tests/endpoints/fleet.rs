@@ -175,8 +175,13 @@ impl Pantry {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.try_post(path, body).unwrap()
+    }
+
+    /// `None`: the server hung up before it had all of it.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
         let request = self.agent.post(format!("{}{path}", self.url));
-        Self::answer(request.send(body.to_string()).unwrap())
+        request.send(body.to_string()).ok().map(Self::answer)
     }
 
     pub(crate) fn delete(&self, path: &str) -> (u16, Value) {
