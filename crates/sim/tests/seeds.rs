@@ -133,6 +133,7 @@ fn slow_ten_thousand_seeds_hold_all_promises() {
         }
     });
     let all = all.into_inner().unwrap();
+    println!("{}", all.text());
     assert!(all.violations.is_empty(), "{}", all.text());
     assert_eq!(all.seeds, SLOW);
 }
