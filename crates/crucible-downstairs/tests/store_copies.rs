@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crucible_downstairs::disk::{CrashDisk, Disk, Fault, FaultyDisk};
 use crucible_downstairs::store::{ExtentFile, Region};
-use crucible_protocol::layout::ExtentLayout;
+use crucible_protocol::layout::{ExtentLayout, Slot};
 use crucible_protocol::{CrucibleError, ExtentId, ExtentState};
 use store_world::{Draw, SMALL, Shape, create, open, read, version_of, write};
 
@@ -158,6 +158,28 @@ fn a_clean_copy_with_a_bad_block_is_refused() {
     }
     world.region.reopen(ExtentId(0)).unwrap();
     assert_eq!(world.version(5), Ok(1));
+}
+
+#[test]
+fn a_copy_with_a_bad_nonce_is_refused_whether_clean_or_dirty() {
+    for is_dirty in [false, true] {
+        let world = if is_dirty {
+            World::damaged_at_source()
+        } else {
+            let world = World::new();
+            world.source.flush_and_close(ExtentId(0), 9, 4).unwrap();
+            world
+        };
+        let layout = ExtentLayout::new(&world.region.geometry());
+        // Behind the hash, wherever the block's context is.
+        for slot in [Slot::A, Slot::B] {
+            let place = layout.slots(slot, 3, 1).unwrap();
+            world.there.rot(FIRST, place.start + 15, 1);
+        }
+        world.assert_refused(3);
+        world.region.reopen(ExtentId(0)).unwrap();
+        assert_eq!(world.version(3), Ok(1));
+    }
 }
 
 #[test]

@@ -671,6 +671,11 @@ fn a_snapshot_is_a_region_of_that_moment() {
     region.snapshot("first", &mut |_, _| {}).unwrap();
     write(&region, SEALED, 0, 10, 2).unwrap();
     region.flush(2, 1, None).unwrap();
+    let refused = region.snapshot("first", &mut |_, _| {});
+    assert!(
+        matches!(&refused, Err(CrucibleError::SnapshotFailed(why)) if why.contains("another moment")),
+        "{refused:?}"
+    );
     region.snapshot("second", &mut |_, _| {}).unwrap();
     for name in ["", ".", "..", "a/b", "-x"] {
         let refused = region.snapshot(name, &mut |_, _| {});
@@ -775,7 +780,7 @@ fn a_stream_and_snapshots_do_not_wait_for_each_other_for_ever() {
         {
             count += 1;
             region.flush(count, 1, None).unwrap();
-            let name = format!("s{}", count % 4);
+            let name = format!("s{count}");
             region.snapshot(&name, &mut |_, _| {}).unwrap();
         }
     });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use crucible_protocol::context::hash;
+use crucible_protocol::context::{hash, integrity_hash};
 use crucible_protocol::layout::{
     ActiveSlots, ExtentLayout, ExtentMetadata, METADATA_LEN, SLOT_LEN, Slot, StoredContext,
 };
@@ -191,6 +191,8 @@ pub(super) struct Recovered {
     pub(super) damaged: BTreeSet<u32>,
     /// Fit neither context, and had never been written by then: they are to be unwritten again.
     pub(super) blank: BTreeSet<u32>,
+    /// Fit a context whose nonce, tag or hash went bad.
+    pub(super) unsound: BTreeSet<u32>,
 }
 
 /// Finds for each block of a dirty extent the context that fits it.
@@ -212,6 +214,7 @@ pub(super) fn recover_dirty(
         active: ActiveSlots::new(layout.blocks()),
         damaged: BTreeSet::new(),
         blank: BTreeSet::new(),
+        unsound: BTreeSet::new(),
     };
     let block_size = geometry.block_size() as usize;
     let stride = (STRIDE_BYTES / block_size).max(1) as u32;
@@ -230,7 +233,12 @@ pub(super) fn recover_dirty(
         let blocks = data.chunks_exact(block_size);
         for (block, ((a, b), data)) in range.zip(a.iter().zip(b.iter()).zip(blocks)) {
             match judge(a, b, data, flushed.get(block)) {
-                Judgement::Active(slot) => found.active.set(block, slot),
+                Judgement::Active(slot) => {
+                    found.active.set(block, slot);
+                    if !speaks_for(if slot == Slot::B { b } else { a }, data) {
+                        found.unsound.insert(block);
+                    }
+                }
                 Judgement::Blank(slot) => {
                     found.active.set(block, slot);
                     found.blank.insert(block);
@@ -314,10 +322,18 @@ pub(super) fn is_good(
     Ok(written && speaks_for(slot, &data))
 }
 
-/// Whether a slot is that of this block; an empty one, of a block that was never written.
+/// Whether a slot is that of this block; an empty one, of a block that was never written. Both hashes must fit: the
+/// nonce and the tag may have gone bad while the block has not.
 pub(super) fn speaks_for(slot: &[u8; SLOT_LEN], data: &[u8]) -> bool {
     match StoredContext::decode(slot) {
-        Ok(Some(stored)) => stored.on_disk_hash == hash(data),
+        Ok(Some(StoredContext {
+            context,
+            on_disk_hash,
+            ..
+        })) => {
+            on_disk_hash == hash(data)
+                && context.hash == integrity_hash(context.encryption.as_ref(), data)
+        }
         Ok(None) => is_zero(data),
         Err(_) => false,
     }

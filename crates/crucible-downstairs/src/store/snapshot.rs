@@ -10,6 +10,7 @@ use crucible_protocol::layout::{encode_region, names};
 use super::StoreError;
 use super::commit::Aim;
 use super::create::{kind, make_directory, sync_directory};
+use super::extent::{NoMetadata, read_metadata};
 use super::inner::{Inner, Log};
 use super::region::Progress;
 use super::replace::{make_tree, remove_tree};
@@ -35,23 +36,55 @@ impl Inner {
         self.commit_held(&mut log, &dirty, Aim::Rest)?;
         self.settle_held(&mut log)
             .map_err(|error| failed(error.to_string()))?;
-        if let Some(root) = self.disk.host_path()
-            && root.join(".zfs").is_dir()
-        {
-            return zfs_snapshot(&root, name).map_err(failed);
+        let dataset = self.disk.host_path();
+        let dataset = dataset.filter(|root| root.join(".zfs").is_dir());
+        let place = if dataset.is_some() {
+            format!(".zfs/snapshot/{name}")
+        } else {
+            format!("{SNAPSHOTS}/{name}")
+        };
+        let told = |error: StoreError| failed(error.to_string());
+        if kind(&*self.disk, &place).map_err(told)?.is_some() {
+            // A flush that was sent again, or whose answer was an error elsewhere.
+            return match self.is_of_now(&place).map_err(told)? {
+                true => Ok(()),
+                false => Err(failed(format!(
+                    "there is a snapshot {name} of another moment; choose another name, or remove that one"
+                ))),
+            };
         }
-        let result = self.copy(&mut log, name, progress);
-        result.map_err(|error| failed(error.to_string()))
+        match dataset {
+            Some(root) => zfs_snapshot(&root, name).map_err(failed),
+            None => self.copy(&mut log, name, progress).map_err(told),
+        }
+    }
+
+    /// Whether a snapshot has what the region has now, as the stamps of all extents tell. What was told of as one moment
+    /// on all region servers must not be another one on one of them.
+    fn is_of_now(&self, snapshot: &str) -> Result<bool, StoreError> {
+        for id in self.ids() {
+            let path = names::extent_path(id);
+            let stamp = |path: String| match self.disk.open(&path, Access::Read) {
+                Ok(file) => match read_metadata(&*file, &self.layout) {
+                    Ok(metadata) => Ok(Some(metadata.state)),
+                    Err(NoMetadata::Io(error)) => Err(StoreError::io(path)(error)),
+                    Err(NoMetadata::Wrong(_)) => Ok(None),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(StoreError::io(path)(error)),
+            };
+            let then = stamp(format!("{snapshot}/{path}"))?;
+            if then.is_none_or(|state| state.dirty) || then != stamp(path)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn copy(&self, _log: &mut Log, name: &str, progress: Progress<'_>) -> Result<(), StoreError> {
         let disk = &*self.disk;
         let target = format!("{SNAPSHOTS}/{name}");
         let unfinished = format!("{SNAPSHOTS}/.{name}.unfinished");
-        if kind(disk, &target)?.is_some() {
-            // A flush that was answered with an error, or sent again: the snapshot of that name is there.
-            return Ok(());
-        }
         make_directory(disk, SNAPSHOTS)?;
         sync_directory(disk, "")?;
         remove_tree(disk, &unfinished)?;
@@ -183,9 +216,6 @@ fn check_name(name: &str) -> Result<(), String> {
 
 /// Has ZFS make the snapshot (spec: I/O 3.6).
 fn zfs_snapshot(root: &Path, name: &str) -> Result<(), String> {
-    if root.join(".zfs/snapshot").join(name).is_dir() {
-        return Ok(());
-    }
     let dataset = run(Command::new("zfs")
         .args(["list", "-pH", "-o", "name"])
         .arg(root))?;

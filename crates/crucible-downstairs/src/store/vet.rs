@@ -59,7 +59,8 @@ impl Inner {
         copy.file = Some(file);
         let misfit = if metadata.state.dirty {
             let found = recover_dirty(&copy, &self.geometry, &self.layout).map_err(failed)?;
-            let bad = found.damaged.union(&found.blank).copied().collect();
+            let bad = [found.damaged, found.blank, found.unsound];
+            let bad = bad.into_iter().flatten().collect();
             self.first_loss(id, &bad)
                 .map_err(|error| io_error("read of what is to be replaced", &error))?
         } else {
