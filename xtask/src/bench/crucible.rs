@@ -116,7 +116,7 @@ fn sequential<'a>(
     rows.push(plain(FILL, fill, "MB/s", Bound::AtLeast(800.0)));
     // What was written may have gone past the page cache; the next one reads from there.
     let first = best(&mut fleet, 1, "verify", &flags, "mb_per_s")?.0;
-    let figure = "1 MiB sequential read, first after the fill, from disk";
+    let figure = "1 MiB sequential read, first after the fill";
     rows.push(plain(figure, first, "MB/s", Bound::None));
     let read = best(&mut fleet, rounds, "verify", &flags, "mb_per_s")?.0;
     let figure = "1 MiB sequential read, depth 16";
