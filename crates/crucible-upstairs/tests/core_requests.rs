@@ -266,6 +266,42 @@ fn a_snapshot_that_one_replica_refuses_fails_and_the_replica_stays() {
 }
 
 #[test]
+fn a_snapshot_that_may_have_been_made_is_not_asked_for_again_by_a_replay() {
+    let mut world = World::active();
+    world.paused[1] = true;
+    let token = snapshot(&mut world);
+    world.run();
+    let asked = |world: &World| {
+        let with_a_name = |message: &&Message| {
+            matches!(
+                message,
+                Message::Flush {
+                    snapshot: Some(_),
+                    ..
+                }
+            )
+        };
+        world.sent[1].iter().filter(with_a_name).count()
+    };
+    assert_eq!(asked(&world), 1);
+    world.cut(1);
+    assert_eq!(
+        world.answer(token),
+        Err(VolumeError::SnapshotFailed { failed: 1 })
+    );
+    world.write(0, 1, 1);
+    world.paused[1] = false;
+    world.advance(Span::from_secs(5));
+    assert!(world.all_active());
+    assert_eq!(
+        asked(&world),
+        1,
+        "by then there is more than the others have in theirs"
+    );
+    world.assert_equal();
+}
+
+#[test]
 fn a_write_that_fails_on_one_replica_costs_that_replica_only() {
     let mut world = World::active();
     world.paused[1] = true;

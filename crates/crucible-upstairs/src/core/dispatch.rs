@@ -171,7 +171,7 @@ impl Sender<'_> {
                 dependencies,
                 flush: *number,
                 generation,
-                snapshot: snapshot.clone(),
+                snapshot: snapshot.clone().filter(|_| !slot.sent_before),
                 extent_limit: slot.limit,
             },
             Kind::Barrier => Message::Barrier {

@@ -114,7 +114,10 @@ pub(super) struct Slot {
     pub(super) limit: Option<ExtentId>,
     /// How often it was reported as failing.
     pub(super) errors: u32,
-    /// The snapshot of a flush that is done was not made.
+    /// It was sent over an earlier connection: its snapshot is not asked for again, since more may have been done
+    /// there since.
+    pub(super) sent_before: bool,
+    /// The snapshot of a flush was not made, or not in its moment.
     pub(super) snapshot_failed: bool,
 }
 
@@ -307,9 +310,14 @@ impl Slot {
     /// done again: until then nobody may forget the job.
     pub(super) fn put_off(&mut self, may_forget: bool) {
         match self.state {
-            JobState::Sent => self.state = JobState::Waiting,
+            JobState::Sent => {
+                self.state = JobState::Waiting;
+                self.sent_before = true;
+                self.snapshot_failed = true;
+            }
             JobState::Done if may_forget => {
                 self.state = JobState::Waiting;
+                self.sent_before = true;
                 self.redo = true;
             }
             JobState::Waiting | JobState::Done | JobState::Skipped | JobState::Failed => {}
