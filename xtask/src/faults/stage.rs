@@ -274,7 +274,14 @@ impl<'a> Stage<'a> {
         fs::remove_dir_all(&region).map_err(|error| format!("{}: {error}", region.display()))?;
         self.wait(Duration::from_secs(3))?;
         let (old, new) = (self.target(lost), self.fleet.address(self.spare));
-        self.ctl.run(&["replace", DISK, &old, &new, "--wait"])?;
+        // While another is being repaired, none may go: in a mixed run that is so at first.
+        self.until("the replacement is done", HEAL_LIMIT, |stage| {
+            match stage.ctl.run(&["replace", DISK, &old, &new, "--wait"]) {
+                Ok(_) => Ok(true),
+                Err(why) if why.contains("is not whole itself") => Ok(false),
+                Err(why) => Err(why),
+            }
+        })?;
         self.fleet.replaced(lost, self.spare);
         crate::volume::trials::make_again(self.programs, &self.fleet, lost)?;
         self.fleet.restart(lost)?;
